@@ -1,0 +1,78 @@
+# `make` alone says what there is. Everything is installed into .venv; stamps in it record what has been done.
+
+PYTHON ?= python3
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+RUST := Cargo.toml $(wildcard Cargo.lock) $(shell find crates -name '*.rs' -o -name Cargo.toml)
+SOURCES := $(RUST) pyproject.toml $(shell find python -name '*.py' -o -name '*.pyi')
+
+# Prints what pyproject.toml asks for under one heading: the build system's own needs, or an extra's.
+NEEDS := import sys, tomllib; data = tomllib.load(open("pyproject.toml", "rb")); \
+	lists = {"build": data["build-system"]["requires"], **data["project"]["optional-dependencies"]}; \
+	print(*lists[sys.argv[1]], sep=chr(10))
+
+# Crates ask this interpreter what to build for, so that changing shells does not mean building again.
+export PYO3_PYTHON := $(CURDIR)/$(BIN)/python
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help build demo test test-rust test-python bench lint fmt clean
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name words; do \
+		printf '  make %-12s %s\n' "$$name" "$$words"; done
+
+build: $(VENV)/.built ## forklift, optimised, into .venv
+
+demo: $(VENV)/.built $(VENV)/.needs-demo ## the main job on real photographs and texts, beside multiprocessing.Pool
+	$(BIN)/python examples/demo.py $(ARGS)
+
+test: $(VENV)/.built lint test-rust test-python ## all checks and all tests, of Rust and of Python
+
+test-rust: $(VENV)/.made ## the crates' tests
+	@if cargo nextest --version >/dev/null 2>&1; then \
+		set -ex; cargo nextest run --workspace --no-fail-fast; cargo test --workspace --doc --quiet; \
+	else \
+		set -ex; cargo test --workspace --no-fail-fast; \
+	fi
+
+test-python: $(VENV)/.built $(VENV)/.needs-test ## the package's tests; ARGS='-k word' for some of them
+	$(BIN)/python -m pytest $(ARGS)
+
+bench: $(VENV)/.built $(VENV)/.needs-bench ## forklift and its rivals; writes docs/performance.md; ARGS=--quick for a look
+	$(BIN)/python -m benchmarks.run $(ARGS)
+
+lint: $(VENV)/.made $(VENV)/.needs-dev ## formats, lints and types, without changing anything
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+fmt: $(VENV)/.needs-dev ## bring all sources into shape
+	cargo fmt --all
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+clean: ## remove all that was built or installed here
+	rm -rf $(VENV) target build dist site .pytest_cache .mypy_cache .ruff_cache python/forklift/*.so
+	find benchmarks examples python tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/.made:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo 'Python 3.11 or newer is needed: make PYTHON=python3.12' >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	touch $@
+
+$(VENV)/.needs-%: pyproject.toml $(VENV)/.made
+	$(BIN)/python -c '$(NEEDS)' $* >$(VENV)/needs-$*.txt
+	$(BIN)/python -m pip install --quiet --requirement $(VENV)/needs-$*.txt
+	touch $@
+
+# Installed in place: Python sources are used where they lie, only the extension module is built.
+$(VENV)/.built: $(SOURCES) $(VENV)/.needs-build
+	env -u CONDA_PREFIX VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/maturin develop --release --quiet
+	touch $@

@@ -1,0 +1,1 @@
+"""Forklift measured beside the loop, the threads and the process pools that people use today."""

@@ -1,0 +1,66 @@
+//! What a pool is told when it is made. Checked by whoever makes it; the machines trust it.
+
+use std::time::Duration;
+
+/// The settings of the scheduler.
+#[derive(Debug, Clone)]
+pub struct SchedulerConfig {
+    /// Seats; the scheduler sizes its window by it until workers report.
+    pub processes: u32,
+    /// Payload bytes in flight towards workers (queued, travelling, being worked on), over all jobs. A single
+    /// chunk above it still goes, alone.
+    pub window_bytes: u64,
+    /// Bytes of results of one streamed job that wait for its consumer; above it nothing more is granted to it.
+    pub stream_bytes: u64,
+    /// A chunk grows no larger than this many payload bytes (either way), if it has more than one item.
+    pub chunk_bytes_max: u64,
+    /// What one message costs whatever it carries (both ways, with the wake-ups); chunks grow until this is
+    /// small against the work in them.
+    pub message_cost: Duration,
+    /// `maxtasksperchild`: calls of the function after which a worker leaves.
+    pub tasks_per_worker: Option<u64>,
+}
+
+/// The settings of the supervisor.
+#[derive(Debug, Clone)]
+pub struct SupervisorConfig {
+    /// Seats to fill.
+    pub processes: u32,
+    /// `maxtasksperchild`: calls of the function after which a worker leaves.
+    pub tasks_per_worker: Option<u64>,
+    /// Births may overlap up to this many at a time.
+    pub births_at_once: u32,
+    /// A child that has not said it is ready after this time is killed and counted as a failed birth. Covers the
+    /// interpreter's start and the user's initializer, so it is generous.
+    pub birth_patience: Duration,
+    /// After so many births in a row without one worker that became ready, the pool is broken.
+    pub failed_births_max: u32,
+    /// A worker that was asked to leave and has not after this time is killed.
+    pub leave_patience: Duration,
+}
+
+impl Default for SchedulerConfig {
+    fn default() -> Self {
+        Self {
+            processes: 1,
+            window_bytes: 64 << 20,
+            stream_bytes: 64 << 20,
+            chunk_bytes_max: 4 << 20,
+            message_cost: Duration::from_micros(60),
+            tasks_per_worker: None,
+        }
+    }
+}
+
+impl Default for SupervisorConfig {
+    fn default() -> Self {
+        Self {
+            processes: 1,
+            tasks_per_worker: None,
+            births_at_once: 8,
+            birth_patience: Duration::from_secs(600),
+            failed_births_max: 3,
+            leave_patience: Duration::from_secs(10),
+        }
+    }
+}

@@ -1,0 +1,358 @@
+//! The driver's dealings with its children: births, calls, messages, deaths.
+
+use super::{Driver, SCOREBOARD_LINES, Watch, now};
+use crate::crew::{Piece, Worker};
+use crate::error::{Error, Result, system};
+use crate::event::{Event, Whereabouts};
+use crate::handle::{Answer, Death, Fault, Outcome};
+use crate::id::{ChunkId, Time, WorkerId};
+use crate::message::{ToParent, ToWorker, VERSION};
+use crate::process::{Notice, Process};
+use forklift_shm::{Phase, Span};
+use rustix::event::epoll;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// After the first sign of a death (its pidfd, the end of its channel), how long the other signs may take: the exit
+/// status from the zygote, the death itself of a worker that has closed its channel.
+const DEATH_PATIENCE: Duration = Duration::from_secs(1);
+
+impl Driver {
+    pub(super) fn watch_zygote(&mut self) -> Result<()> {
+        if let Some(socket) = self.birthplace.socket()
+            && !self.zygote_watched
+        {
+            epoll::add(&self.epoll, socket, Watch::Zygote.token(), epoll::EventFlags::IN)
+                .map_err(system("watch the zygote"))?;
+            self.zygote_watched = true;
+        }
+        Ok(())
+    }
+
+    pub(super) fn bear(&mut self, id: WorkerId) {
+        if let Err(error) = self.try_bear(id) {
+            self.stillborn(id, &error.to_string());
+        }
+    }
+
+    fn try_bear(&mut self, id: WorkerId) -> Result<()> {
+        let line = match self.free_lines.pop() {
+            Some(line) => line,
+            None if self.lines_used < SCOREBOARD_LINES => {
+                self.lines_used += 1;
+                self.lines_used - 1
+            }
+            None => return Err(Error::Malformed("more workers at a time than a pool can watch")),
+        };
+        self.serials += 1;
+        let (mut worker, ends) = Worker::new(id, self.serials, line, &self.mailbox)?;
+        epoll::add(&self.epoll, &worker, Watch::Channel(worker.serial).token(), epoll::EventFlags::IN)
+            .map_err(system("watch a worker"))?;
+        // The first messages wait in the socket for the child to be born.
+        if let Some(initializer) = &self.initializer {
+            worker.lend(initializer, &self.arenas)?;
+        }
+        let start = ToWorker::Start {
+            worker: id,
+            slots: SCOREBOARD_LINES,
+            line,
+            initializer: self.initializer.as_ref().map(|payload| payload.outline()),
+        };
+        let board = self.scoreboard.fd().try_clone_to_owned().map_err(|error| Error::System {
+            attempt: "duplicate the scoreboard's descriptor",
+            errno: rustix::io::Errno::from_io_error(&error).unwrap_or(rustix::io::Errno::BADF),
+        })?;
+        worker.send_with(&start, vec![Arc::new(board)], &self.arenas)?;
+        self.by_serial.insert(worker.serial, id);
+        self.workers.insert(id, worker);
+        let notice = self.birthplace.bear(id, ends.channel, ends.life)?;
+        self.watch_zygote()?;
+        if let Some(notice) = notice {
+            self.notice(notice);
+        }
+        Ok(())
+    }
+
+    fn stillborn(&mut self, id: WorkerId, reason: &str) {
+        if self.fault.is_none() {
+            self.birth_trouble = Some(reason.into());
+        }
+        self.remove(id);
+        self.events.push_back(Event::Stillborn { worker: id });
+    }
+
+    pub(super) fn forked(&mut self, worker: WorkerId, outcome: std::result::Result<u32, String>) {
+        let child = outcome.and_then(|pid| Process::new(pid, true).map_err(|error| error.to_string()));
+        self.notice(match child {
+            Ok(child) => Notice::Born { worker, child },
+            Err(reason) => Notice::Stillborn { worker, reason },
+        });
+    }
+
+    pub(super) fn hear_zygote(&mut self) -> Result<()> {
+        for notice in self.birthplace.receive()? {
+            self.notice(notice);
+        }
+        Ok(())
+    }
+
+    fn notice(&mut self, notice: Notice) {
+        match notice {
+            Notice::Born { worker: id, child } => {
+                let Some(worker) = self.workers.get_mut(&id) else {
+                    child.kill();
+                    return;
+                };
+                if worker.doomed {
+                    child.kill();
+                }
+                if let Some(pidfd) = child.pidfd() {
+                    let token = Watch::Pidfd(worker.serial).token();
+                    if let Err(errno) = epoll::add(&self.epoll, pidfd, token, epoll::EventFlags::IN) {
+                        self.birth_trouble = Some(system("watch a process")(errno).to_string());
+                        child.kill();
+                    }
+                }
+                worker.process = Some(child);
+                self.counters.births += 1;
+                self.events.push_back(Event::Born { worker: id });
+            }
+            Notice::Stillborn { worker, reason } => self.stillborn(worker, &reason),
+            Notice::Exited { worker, status } => {
+                if let Some(known) = self.workers.get_mut(&worker) {
+                    known.status = Some(status);
+                    self.bury(worker);
+                }
+            }
+            Notice::Closed => {
+                // Its children live on (their lives hang on us, not on it); births that it had not reported are
+                // void, whatever became of them: a child without a parent's notice ends with its channel.
+                self.zygote_watched = false;
+                let unborn: Vec<WorkerId> =
+                    self.workers.values().filter(|worker| worker.process.is_none()).map(|worker| worker.id).collect();
+                for worker in unborn {
+                    self.stillborn(worker, "the zygote process ended");
+                }
+            }
+        }
+    }
+
+    /// Sends, and takes a channel that fails for a death.
+    pub(super) fn tell(&mut self, id: WorkerId, message: &ToWorker) {
+        let Some(worker) = self.workers.get_mut(&id) else { return };
+        if worker.send(message, &self.arenas).is_err() {
+            worker.kill();
+        }
+        self.watch_for_room(id);
+    }
+
+    pub(super) fn dispatch(&mut self, id: WorkerId, chunk_id: ChunkId, skip: u32, items: u32) {
+        let (Some(worker), Some(chunk)) = (self.workers.get_mut(&id), self.chunks.get(&chunk_id)) else { return };
+        let Some(job) = self.jobs.get_mut(&chunk.job) else { return };
+        let next = chunk.first + u64::from(skip);
+        worker.pieces.push_back(Piece { chunk: chunk_id, job: chunk.job, next, left: items });
+        let new = worker.knows.insert(chunk.job);
+        let mut sent = worker.lend(&chunk.payload, &self.arenas);
+        if new {
+            job.known_by.insert(id);
+            self.counters.functions_sent += 1;
+            sent = sent.and_then(|()| worker.lend(&job.function, &self.arenas));
+        }
+        let call = ToWorker::Call {
+            job: chunk.job,
+            chunk: chunk_id,
+            first: chunk.first,
+            skip,
+            items,
+            function: new.then(|| job.function.outline()),
+            payload: chunk.payload.outline(),
+        };
+        if sent.and_then(|()| worker.send(&call, &self.arenas)).is_err() {
+            worker.kill();
+        }
+        self.watch_for_room(id);
+    }
+
+    /// Watches a congested channel for room, and no longer than it is congested.
+    fn watch_for_room(&mut self, id: WorkerId) {
+        let Some(worker) = self.workers.get_mut(&id) else { return };
+        let congested = worker.channel.congested();
+        if congested != worker.watched_for_room && !worker.hung_up {
+            let room = if congested { epoll::EventFlags::OUT } else { epoll::EventFlags::empty() };
+            let token = Watch::Channel(worker.serial).token();
+            if epoll::modify(&self.epoll, &*worker, token, epoll::EventFlags::IN | room).is_ok() {
+                worker.watched_for_room = congested;
+            }
+        }
+    }
+
+    pub(super) fn return_block(&mut self, id: WorkerId, span: Span) {
+        self.tell(id, &ToWorker::Release { spans: vec![span] });
+    }
+
+    pub(super) fn hear_worker(&mut self, serial: u64) {
+        let Some(&id) = self.by_serial.get(&serial) else { return };
+        if let Some(worker) = self.workers.get_mut(&id)
+            && worker.channel.flush().is_err()
+        {
+            worker.kill();
+        }
+        self.watch_for_room(id);
+        self.listen(id);
+    }
+
+    /// Takes in all that a worker has said. One that talks nonsense is killed; its death follows.
+    fn listen(&mut self, id: WorkerId) {
+        while let Some(worker) = self.workers.get_mut(&id) {
+            match worker.receive() {
+                Ok(Some(message)) => {
+                    self.counters.messages_received += 1;
+                    if self.heed(id, message).is_err()
+                        && let Some(worker) = self.workers.get_mut(&id)
+                    {
+                        worker.kill();
+                    }
+                }
+                Ok(None) => return,
+                Err(Error::Gone) => {
+                    self.hang_up(id);
+                    return;
+                }
+                Err(_) => {
+                    worker.kill();
+                    self.hang_up(id);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// The channel has ended: the worker is dead or will be.
+    fn hang_up(&mut self, id: WorkerId) {
+        let Some(worker) = self.workers.get_mut(&id) else { return };
+        if !worker.hung_up {
+            worker.hung_up = true;
+            // Not watched is as good as deleted.
+            let _ = epoll::delete(&self.epoll, &*worker);
+            worker.bury_by.get_or_insert(now().after(DEATH_PATIENCE));
+        }
+    }
+
+    fn heed(&mut self, id: WorkerId, message: ToParent) -> Result<()> {
+        let Some(worker) = self.workers.get_mut(&id) else { return Ok(()) };
+        match message {
+            ToParent::Ready { version } => {
+                if version != VERSION {
+                    return Err(Error::Malformed("a worker of another version"));
+                }
+                worker.state = "idle";
+                self.events.push_back(Event::Ready { worker: id });
+            }
+            ToParent::Refused { failure } => {
+                let failure = worker.open(failure)?;
+                self.refusal = Some(Fault::Initializer(failure.stream.as_slice().into()));
+                self.events.push_back(Event::Refused { worker: id });
+            }
+            ToParent::Release { spans } => spans.into_iter().for_each(|span| worker.loans.give_back(span)),
+            ToParent::Return { chunk, items, failed, last, spent, results, released } => {
+                released.into_iter().for_each(|span| worker.loans.give_back(span));
+                let parcel = worker.open(results)?;
+                let bytes = parcel.bytes();
+                let piece = worker.pieces.front_mut().ok_or(Error::Malformed("an answer that nobody asked for"))?;
+                if piece.chunk != chunk || items > piece.left || last != (items == piece.left) {
+                    return Err(Error::Malformed("an answer to another question"));
+                }
+                let (job, first) = (piece.job, piece.next);
+                piece.next += u64::from(items);
+                piece.left -= items;
+                if last {
+                    worker.pieces.pop_front();
+                }
+                worker.calls += u64::from(items);
+                self.counters.result_bytes += bytes;
+                if let Some(job) = self.jobs.get(&job) {
+                    let outcome = Outcome::Values(parcel);
+                    job.handle.answer(Answer { first, items, failed, outcome, bytes, spent });
+                }
+                self.events.push_back(Event::Returned { worker: id, chunk, items, last, bytes, spent });
+            }
+            ToParent::Segment { .. } | ToParent::Long { .. } => {}
+        }
+        Ok(())
+    }
+
+    pub(super) fn see_death(&mut self, serial: u64) {
+        let Some(&id) = self.by_serial.get(&serial) else { return };
+        let Some(worker) = self.workers.get_mut(&id) else { return };
+        let Some(process) = &worker.process else { return };
+        if let Some(pidfd) = process.pidfd() {
+            // It stays readable; once seen is enough.
+            let _ = epoll::delete(&self.epoll, pidfd);
+        }
+        worker.status = process.reap();
+        if worker.status.is_some() || self.birthplace.socket().is_none() {
+            self.bury(id);
+        } else {
+            worker.bury_by = Some(now().after(DEATH_PATIENCE));
+        }
+    }
+
+    pub(super) fn bury_overdue(&mut self, now: Time) {
+        let due = |worker: &&mut Worker| worker.bury_by.is_some_and(|by| by <= now);
+        let overdue: Vec<WorkerId> = self
+            .workers
+            .values_mut()
+            .filter(due)
+            .map(|worker| {
+                worker.kill();
+                worker.id
+            })
+            .collect();
+        for id in overdue {
+            self.bury(id);
+        }
+    }
+
+    /// The end of a worker: what it had said is heard, where it was is read, what it held is taken back.
+    fn bury(&mut self, id: WorkerId) {
+        self.listen(id);
+        let Some(at) = self.workers.get(&id).map(|worker| self.whereabouts(worker)) else { return };
+        if let Some(worker) = self.workers.get_mut(&id) {
+            if worker.status.is_none() {
+                worker.status = worker.process.as_ref().and_then(Process::reap);
+            }
+            let pid = worker.process.as_ref().map(Process::pid);
+            self.last_death = Some(Death { worker: id, pid, status: worker.status });
+        }
+        self.remove(id);
+        self.events.push_back(Event::Exited { worker: id, at });
+        // Told before anything else happens, so that the death is still the last one when its items are lost.
+        self.settle();
+    }
+
+    fn remove(&mut self, id: WorkerId) {
+        if let Some(worker) = self.workers.remove(&id) {
+            self.by_serial.remove(&worker.serial);
+            self.counters.messages_sent += worker.messages;
+            self.free_lines.push(worker.line);
+            for job in &worker.knows {
+                if let Some(job) = self.jobs.get_mut(job) {
+                    job.known_by.remove(&id);
+                }
+            }
+        }
+    }
+
+    /// Where a dead worker was, from the last thing it noted. A note about items other than those of its oldest
+    /// piece is a stale one: it had not begun.
+    fn whereabouts(&self, worker: &Worker) -> Whereabouts {
+        let Some(piece) = worker.pieces.front() else { return Whereabouts::Between };
+        let note = self.scoreboard.read(worker.line);
+        let within = note.job == piece.job.0 && (piece.next..piece.next + u64::from(piece.left)).contains(&note.item);
+        match note.phase {
+            Phase::Calling if within => Whereabouts::Calling(note.item),
+            Phase::Decoding | Phase::Encoding if within => Whereabouts::Translating,
+            _ => Whereabouts::Between,
+        }
+    }
+}

@@ -1,0 +1,246 @@
+//! What the machines are told, and what they order.
+//!
+//! Everything that happens to a pool is one [`Event`]; everything a machine wants done is one [`Command`]. The
+//! driver collects the events, shows each to the supervisor and then to the scheduler, and performs the commands in
+//! order. Both enums are closed: the stream of events is the trace, the telemetry and the test script.
+
+use crate::id::{ChunkId, JobId, WorkerId};
+use std::time::Duration;
+
+/// How the items of a job are cut into chunks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Chunking {
+    /// Chosen while running, from what items cost and weigh.
+    Automatic,
+    /// The user's `chunksize`, kept exactly (the last chunk may be shorter).
+    Fixed(u32),
+}
+
+/// What becomes of a job's results in the parent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Delivery {
+    /// `map`, `apply`: the caller takes each as it comes and holds them all.
+    Collected,
+    /// `imap`: results wait for a consumer, within `stream_bytes`; with `Some(n)` (`buffersize`), at most `n` items
+    /// are taken from the iterable ahead of the consumer.
+    Streamed(Option<u64>),
+}
+
+/// What the scheduler knows of a job from its start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct JobSpec {
+    /// How many items there will be, where that is known before they are pulled.
+    pub items: Option<u64>,
+    /// How to cut them.
+    pub chunking: Chunking,
+    /// What becomes of the results.
+    pub delivery: Delivery,
+}
+
+/// Where a worker's time went while it worked on some items.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Spent {
+    /// Turning payload into objects.
+    pub decode: Duration,
+    /// In the user's function.
+    pub call: Duration,
+    /// Turning results into payload.
+    pub encode: Duration,
+}
+
+/// Where a worker was when it died, as its line of the scoreboard tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Whereabouts {
+    /// Between pieces: it had not begun the oldest piece it was given, if it had one.
+    Between,
+    /// Decoding or encoding the piece as a whole: no single item can be named.
+    Translating,
+    /// In the function, at this item (index in the job).
+    Calling(u64),
+}
+
+/// A fact. Each variant says who reports it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// Façade: a job begins. Its feed waits for the first [`Command::Grant`].
+    Opened {
+        /// The new job.
+        job: JobId,
+        /// What is known of it.
+        spec: JobSpec,
+    },
+    /// Feed: one chunk was pulled and encoded, using up one granted chunk. `first` is the job's index of its first
+    /// item; a job's chunks come in order and without gaps.
+    Submitted {
+        /// Whose.
+        job: JobId,
+        /// The new chunk.
+        chunk: ChunkId,
+        /// Index of its first item in the job.
+        first: u64,
+        /// How many items, at least 1.
+        items: u32,
+        /// Weight of its payload in shared memory and messages.
+        bytes: u64,
+    },
+    /// Feed: the iterable has ended, after so many items in all. No more chunks come.
+    Exhausted {
+        /// Whose.
+        job: JobId,
+        /// Items in all.
+        items: u64,
+    },
+    /// Façade: the caller wants nothing more of this job (interrupt, `cancel`, iterator dropped, iterable raised).
+    Cancelled {
+        /// Which.
+        job: JobId,
+    },
+    /// Façade: the consumer of a streamed job took results.
+    Consumed {
+        /// Whose.
+        job: JobId,
+        /// How many items.
+        items: u64,
+        /// Their result bytes.
+        bytes: u64,
+    },
+    /// Feed or driver: the payload of a chunk that was [`Command::Reclaim`]ed is whole again; its pieces may go.
+    Restored {
+        /// Which.
+        chunk: ChunkId,
+        /// Its weight now.
+        bytes: u64,
+    },
+    /// Façade: the pool should have so many seats.
+    Resized {
+        /// The new number, at least 1.
+        processes: u32,
+    },
+    /// Façade: someone needs workers now (the first job, an initializer, `workers()`). Before it no worker is born.
+    Wanted,
+    /// Façade: no more jobs will come; workers leave when all is done.
+    Closed,
+    /// Façade: `join` waits; streamed jobs must no longer wait for their consumers.
+    Unbounded,
+    /// Façade: everything ends now. Workers are killed, jobs are dropped.
+    Terminated,
+    /// Driver: the child process exists.
+    Born {
+        /// Which.
+        worker: WorkerId,
+    },
+    /// Driver: the child could not be made (limits, the zygote died…). No `Exited` follows.
+    Stillborn {
+        /// Which.
+        worker: WorkerId,
+    },
+    /// Worker: it has run the initializer and waits for work.
+    Ready {
+        /// Which.
+        worker: WorkerId,
+    },
+    /// Worker: the initializer raised; the worker is about to exit. `Exited` follows.
+    Refused {
+        /// Which.
+        worker: WorkerId,
+    },
+    /// Worker: results of the next `items` items of the oldest piece it holds.
+    Returned {
+        /// Which.
+        worker: WorkerId,
+        /// Of which chunk.
+        chunk: ChunkId,
+        /// How many of the piece's items this answers, in order.
+        items: u32,
+        /// Whether this completes the piece.
+        last: bool,
+        /// Weight of the results.
+        bytes: u64,
+        /// Where its time went.
+        spent: Spent,
+    },
+    /// Driver: the process is gone, whatever the reason. Everything it had returned before was reported before.
+    Exited {
+        /// Which.
+        worker: WorkerId,
+        /// Where it was.
+        at: Whereabouts,
+    },
+    /// Driver: a deadline that a machine named has come.
+    Tick,
+}
+
+/// An order to the driver. Each variant says which machine gives it and what follows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Command {
+    /// Scheduler: the job's feed may pull and submit `chunks` more chunks; every chunk it forms from now on,
+    /// including those granted earlier and not yet formed, has `items` items.
+    Grant {
+        /// Whose feed.
+        job: JobId,
+        /// How many more chunks.
+        chunks: u32,
+        /// Items in each.
+        items: u32,
+    },
+    /// Scheduler: send a piece of a chunk: `items` items, leaving out its first `skip`. `Returned` follows.
+    Dispatch {
+        /// To whom.
+        worker: WorkerId,
+        /// Of which chunk.
+        chunk: ChunkId,
+        /// Items of the chunk to leave out at its front.
+        skip: u32,
+        /// Items to do.
+        items: u32,
+    },
+    /// Scheduler: this chunk is over (all answered, lost or cancelled); its payload is not needed again.
+    Retire {
+        /// Which.
+        chunk: ChunkId,
+    },
+    /// Scheduler: items of this chunk must go again although a worker may have written to its memory. `Restored`
+    /// follows when the payload is known to be whole.
+    Reclaim {
+        /// Which.
+        chunk: ChunkId,
+    },
+    /// Scheduler: this item died with its worker and will not be tried again: report `WorkerDied` for it.
+    Lose {
+        /// Whose.
+        job: JobId,
+        /// Index of the item in the job.
+        item: u64,
+        /// Which worker died at it.
+        worker: WorkerId,
+    },
+    /// Scheduler: every item of the job has been answered or lost, or the job was cancelled and nothing of it runs.
+    Finish {
+        /// Which.
+        job: JobId,
+    },
+    /// Scheduler: what this worker does is wanted no more; stop it the hard way. `Exited` follows.
+    Interrupt {
+        /// Which.
+        worker: WorkerId,
+    },
+    /// Supervisor: bring a worker to life. `Born` or `Stillborn` follows.
+    Bear {
+        /// Which.
+        worker: WorkerId,
+    },
+    /// Supervisor: ask it to leave once it has answered what it holds. `Exited` follows.
+    Dismiss {
+        /// Which.
+        worker: WorkerId,
+    },
+    /// Supervisor: kill it. `Exited` follows.
+    Kill {
+        /// Which.
+        worker: WorkerId,
+    },
+    /// Supervisor: workers cannot be born, for good. Every open job fails, and every new one.
+    Break,
+    /// Supervisor: the pool was closed or terminated and its last worker is gone.
+    Rest,
+}

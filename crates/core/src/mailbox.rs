@@ -1,0 +1,136 @@
+//! What callers ask of the driver.
+//!
+//! One queue and one eventfd: a caller leaves a [`Request`] and goes on. The driver empties the whole queue at a
+//! time, so a burst of requests costs one wake-up.
+
+use crate::error::{Result, system};
+use crate::event::JobSpec;
+use crate::handle::Handle;
+use crate::id::{ChunkId, JobId, WorkerId};
+use crate::payload::Payload;
+use forklift_shm::Span;
+use rustix::event::EventfdFlags;
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// What a caller wants. The events of the same name say what follows.
+#[derive(Debug)]
+pub(crate) enum Request {
+    /// A job begins.
+    Open { handle: Arc<Handle>, spec: JobSpec, function: Payload },
+    /// A chunk was encoded.
+    Submit { job: JobId, chunk: ChunkId, first: u64, items: u32, payload: Payload },
+    /// A chunk was encoded again.
+    Restore { chunk: ChunkId, payload: Payload },
+    /// The iterable has ended.
+    Exhaust { job: JobId, items: u64 },
+    /// Nothing more is wanted of a job.
+    Cancel { job: JobId },
+    /// A consumer took results.
+    Consume { job: JobId, items: u64, bytes: u64 },
+    /// A worker's block is no longer needed here.
+    Release { worker: WorkerId, span: Span },
+    /// Another number of seats.
+    Resize { processes: u32 },
+    /// Workers are wanted now.
+    Want,
+    /// Modules that the zygote should import before further births.
+    Import { modules: Vec<u8> },
+    /// A fork of the user's process was made (or not).
+    Forked { worker: WorkerId, outcome: std::result::Result<u32, String> },
+    /// Who works here?
+    Staff { reply: Sender<Vec<Member>> },
+    /// What was done so far?
+    Count { reply: Sender<Counters> },
+    /// No more jobs come.
+    Close,
+    /// `join` waits.
+    Unbound,
+    /// Everything ends now.
+    Terminate,
+}
+
+/// A worker as its pool sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Member {
+    /// Who.
+    pub worker: WorkerId,
+    /// Its pid, once it has one.
+    pub pid: Option<u32>,
+    /// `starting`, `idle`, `busy` or `leaving`.
+    pub state: &'static str,
+    /// Calls of the function that it has answered.
+    pub calls: u64,
+    /// Bytes of the parent's blocks that it holds.
+    pub held_bytes: u64,
+}
+
+/// What a pool has done since it was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counters {
+    /// Processes born.
+    pub births: u64,
+    /// Messages to workers.
+    pub messages_sent: u64,
+    /// Messages from workers.
+    pub messages_received: u64,
+    /// Chunks that were encoded.
+    pub chunks: u64,
+    /// Times that a function crossed to a worker.
+    pub functions_sent: u64,
+    /// Payload bytes copied into blocks on the way to workers; each byte counts once for each copy.
+    pub bytes_copied_in: u64,
+    /// Payload bytes that travelled inside messages to workers.
+    pub bytes_in_messages: u64,
+    /// Result bytes that came in the workers' blocks.
+    pub result_bytes: u64,
+    /// Bytes of the parent's arenas that were touched for the first time.
+    pub fresh_bytes: u64,
+}
+
+/// The queue.
+#[derive(Debug)]
+pub(crate) struct Mailbox {
+    queue: Mutex<Vec<Request>>,
+    bell: OwnedFd,
+    creator: u32,
+}
+
+impl Mailbox {
+    pub(crate) fn new() -> Result<Self> {
+        let bell = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+            .map_err(system("make an eventfd"))?;
+        Ok(Self { queue: Mutex::default(), bell, creator: std::process::id() })
+    }
+
+    /// Leaves a request and wakes the driver. In a fork of the process that made the pool there is no driver, and the
+    /// queue may have been locked for ever by a thread that the fork left behind: there this does nothing.
+    pub(crate) fn send(&self, request: Request) {
+        if std::process::id() != self.creator {
+            return;
+        }
+        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        let first = queue.is_empty();
+        queue.push(request);
+        drop(queue);
+        if first {
+            // The counter can only be full when the driver has not looked for 2^64 requests.
+            let _ = rustix::io::write(&self.bell, &1u64.to_ne_bytes());
+        }
+    }
+
+    /// Takes all that has come.
+    pub(crate) fn empty(&self) -> Vec<Request> {
+        // The bell is silenced before the queue is read: a request that comes in between rings anew.
+        let mut count = [0; 8];
+        let _ = rustix::io::read(&self.bell, &mut count);
+        std::mem::take(&mut *self.queue.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl AsFd for Mailbox {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.bell.as_fd()
+    }
+}

@@ -1,0 +1,239 @@
+//! The façade: what a binding holds of a pool. Any thread may call anything; the work is the driver's.
+
+use crate::config::{SchedulerConfig, SupervisorConfig};
+use crate::crew::Arenas;
+use crate::driver::{Charter, Driver};
+use crate::error::{Error, Result};
+use crate::event::JobSpec;
+use crate::handle::{Fault, Handle};
+use crate::id::{ChunkId, JobId, WorkerId};
+use crate::mailbox::{Counters, Mailbox, Member, Request};
+use crate::payload::Payload;
+use crate::process::Origin;
+use forklift_shm::{Arena, ArenaLimits};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Segments of the broadcast arena are numbered from here, those of the inbound arena from 0, so that a worker can
+/// tell them apart.
+const BROADCAST_SEGMENTS: u32 = 1 << 31;
+
+/// How long the driver may take to answer a question about itself. It never waits for anything, so this is only
+/// reached if it is gone.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(5);
+
+/// What a pool is made from.
+pub struct Plan {
+    /// How to schedule.
+    pub scheduler: SchedulerConfig,
+    /// How to staff.
+    pub supervisor: SupervisorConfig,
+    /// Where workers come from.
+    pub origin: Origin,
+}
+
+/// How far a pool's life has come.
+#[derive(Debug, Default)]
+pub(crate) struct Status {
+    state: Mutex<(bool, Option<Fault>)>,
+    changed: Condvar,
+}
+
+impl Status {
+    pub(crate) fn end(&self) {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).0 = true;
+        self.changed.notify_all();
+    }
+
+    pub(crate) fn break_with(&self, fault: &Fault) {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).1 = Some(fault.clone());
+    }
+}
+
+/// A pool of workers.
+pub struct Pool {
+    mailbox: Arc<Mailbox>,
+    arenas: Arenas,
+    status: Arc<Status>,
+    jobs: AtomicU64,
+    chunks: AtomicU64,
+    creator: u32,
+}
+
+impl Pool {
+    /// Starts the driver, and the zygote if there is to be one; no worker yet. `initializer` packs the pickled
+    /// `(initializer, initargs)` into the given arena, if there are any.
+    ///
+    /// # Errors
+    /// When descriptors, threads or processes cannot be had.
+    pub fn start(plan: Plan, initializer: impl FnOnce(&Arena) -> Result<Option<Payload>>) -> Result<Self> {
+        let broadcast = ArenaLimits { first_segment: BROADCAST_SEGMENTS, ..ArenaLimits::default() };
+        let arenas = Arenas { inbound: Arena::new(ArenaLimits::default()), broadcast: Arena::new(broadcast) };
+        let mailbox = Arc::new(Mailbox::new()?);
+        let status = Arc::new(Status::default());
+        let driver = Driver::new(Charter {
+            scheduler: plan.scheduler,
+            supervisor: plan.supervisor,
+            origin: plan.origin,
+            initializer: initializer(&arenas.broadcast)?,
+            arenas: arenas.clone(),
+            mailbox: Arc::clone(&mailbox),
+            status: Arc::clone(&status),
+        })?;
+        std::thread::Builder::new()
+            .name("forklift-driver".into())
+            .spawn(move || driver.run())
+            .map_err(|source| Error::Launch { program: "the driver thread".into(), source })?;
+        Ok(Self {
+            mailbox,
+            arenas,
+            status,
+            jobs: AtomicU64::new(1),
+            chunks: AtomicU64::new(1),
+            creator: std::process::id(),
+        })
+    }
+
+    /// Whether this process made the pool. In a fork of it there is no driver: nothing may be asked.
+    #[must_use]
+    pub fn is_ours(&self) -> bool {
+        self.creator == std::process::id()
+    }
+
+    /// Where items are packed.
+    #[must_use]
+    pub fn arena(&self) -> &Arena {
+        &self.arenas.inbound
+    }
+
+    /// Where functions and other values for all workers are packed.
+    #[must_use]
+    pub fn broadcast(&self) -> &Arena {
+        &self.arenas.broadcast
+    }
+
+    /// Begins a job. On a pool that is over the handle is finished at once, with the fault.
+    #[must_use]
+    pub fn open(&self, function: Payload, spec: JobSpec, announce: Option<Sender<JobId>>) -> Arc<Handle> {
+        let id = JobId(self.jobs.fetch_add(1, Ordering::Relaxed));
+        let handle = Arc::new(Handle::new(id, announce));
+        self.mailbox.send(Request::Open { handle: Arc::clone(&handle), spec, function });
+        if self.is_over() {
+            // The driver may have gone before it saw the request; a second end is ignored.
+            handle.finish(Some(self.fault().unwrap_or(Fault::Terminated)));
+        }
+        handle
+    }
+
+    /// Submits one granted chunk.
+    pub fn submit(&self, job: JobId, first: u64, items: u32, payload: Payload) -> ChunkId {
+        let chunk = ChunkId(self.chunks.fetch_add(1, Ordering::Relaxed));
+        self.mailbox.send(Request::Submit { job, chunk, first, items, payload });
+        chunk
+    }
+
+    /// Submits a chunk anew that a [`crate::handle::Turn::Restore`] asked for.
+    pub fn restore(&self, chunk: ChunkId, payload: Payload) {
+        self.mailbox.send(Request::Restore { chunk, payload });
+    }
+
+    /// The job has so many items in all.
+    pub fn exhaust(&self, job: JobId, items: u64) {
+        self.mailbox.send(Request::Exhaust { job, items });
+    }
+
+    /// Nothing more is wanted of the job: what waits is dropped, workers that run some of it are replaced.
+    pub fn cancel(&self, job: JobId) {
+        self.mailbox.send(Request::Cancel { job });
+    }
+
+    /// The consumer of a streamed job took results.
+    pub fn consume(&self, job: JobId, items: u64, bytes: u64) {
+        self.mailbox.send(Request::Consume { job, items, bytes });
+    }
+
+    /// Another number of seats.
+    pub fn resize(&self, processes: u32) {
+        self.mailbox.send(Request::Resize { processes });
+    }
+
+    /// Workers are wanted before the first job.
+    pub fn want(&self) {
+        self.mailbox.send(Request::Want);
+    }
+
+    /// Modules that the zygote should import before further births, as bytes that it understands.
+    pub fn import(&self, modules: Vec<u8>) {
+        self.mailbox.send(Request::Import { modules });
+    }
+
+    /// How a [`crate::process::ForkOrder`] went: the child's pid, or why there is none.
+    pub fn forked(&self, worker: WorkerId, outcome: std::result::Result<u32, String>) {
+        self.mailbox.send(Request::Forked { worker, outcome });
+    }
+
+    /// No more jobs come; workers leave when those that are open are done.
+    pub fn close(&self) {
+        self.mailbox.send(Request::Close);
+    }
+
+    /// Results of streamed jobs wait no longer for room: someone waits for the end of everything.
+    pub fn unbound(&self) {
+        self.mailbox.send(Request::Unbound);
+    }
+
+    /// Everything ends now.
+    pub fn terminate(&self) {
+        self.mailbox.send(Request::Terminate);
+    }
+
+    /// Whether the last worker is gone.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.status.state.lock().unwrap_or_else(PoisonError::into_inner).0
+    }
+
+    /// Why the pool can do nothing more, if that is so.
+    #[must_use]
+    pub fn fault(&self) -> Option<Fault> {
+        self.status.state.lock().unwrap_or_else(PoisonError::into_inner).1.clone()
+    }
+
+    /// Waits up to `patience` for the last worker to go; whether it has.
+    #[must_use]
+    pub fn join(&self, patience: Duration) -> bool {
+        let deadline = Instant::now() + patience;
+        let mut state = self.status.state.lock().unwrap_or_else(PoisonError::into_inner);
+        while !state.0 {
+            let now = Instant::now();
+            if now >= deadline {
+                return false;
+            }
+            let wait = self.status.changed.wait_timeout(state, deadline - now);
+            state = wait.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        true
+    }
+
+    /// The workers, by seat. Empty when the pool is over.
+    #[must_use]
+    pub fn staff(&self) -> Vec<Member> {
+        let (reply, answer) = channel();
+        self.mailbox.send(Request::Staff { reply });
+        self.wait_for(&answer).unwrap_or_default()
+    }
+
+    /// What the pool has done so far. Zeros when it is over.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        let (reply, answer) = channel();
+        self.mailbox.send(Request::Count { reply });
+        self.wait_for(&answer).unwrap_or_default()
+    }
+
+    fn wait_for<T>(&self, answer: &std::sync::mpsc::Receiver<T>) -> Option<T> {
+        if self.is_over() { answer.try_recv().ok() } else { answer.recv_timeout(ANSWER_PATIENCE).ok() }
+    }
+}

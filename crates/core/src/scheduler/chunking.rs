@@ -1,0 +1,289 @@
+//! How many items go into one chunk: learned from what items cost and weigh.
+//!
+//! ```text
+//! nothing observed yet     1                                          (probe)
+//! by time                  message cost × 40 ÷ seconds per item       (overhead 2.5 %;
+//!                            × workers where these are more than 40)     (the parent keeps up)
+//! growth                   ≤ 8 × the largest piece that came back     (early mistakes stay cheap)
+//! tail, length known       ≤ ⌈items not yet sent ÷ (2 × workers)⌉,    (all workers end together)
+//!                          but ≥ message cost × 4 ÷ seconds per item  (the tail is not all overhead)
+//! by weight                ≤ bytes allowed ÷ bytes per item, in and out
+//! always                   ≥ 1
+//! ```
+//!
+//! "Per item" is the prudent estimate, mean plus spread: items that vary get smaller chunks. Pure arithmetic;
+//! called for every grant and every dispatch, constant time.
+
+use crate::event::Chunking;
+use std::time::Duration;
+
+/// The work in a chunk is this many times what its message costs: then the message is 2.5 % of it. Twice as much
+/// would win another 1.2 %, and make the unit of balancing and of loss at a death twice as long.
+const WORK_PER_MESSAGE: f64 = 40.0;
+
+// Whatever the number of workers, one thread feeds and one drives. Each message takes them up to its whole cost, and
+// they cannot serve more workers than chunks are times as long as that. So with more workers than
+// `WORK_PER_MESSAGE`, their number takes its place.
+
+/// In the tail a chunk still carries this many times the cost of its message: with less, what better balance wins
+/// is lost to messages.
+const WORK_PER_MESSAGE_MIN: f64 = 4.0;
+
+/// A chunk has at most this many times the items of the largest piece that came back. Four generations from 1
+/// reach 4096; and if the first items were unusually cheap, a chunk of eight times what was seen is no disaster.
+const GROWTH_MAX: u32 = 8;
+
+/// Chunks per worker over which the tail is spread.
+const TAIL_SHARES: u64 = 2;
+
+/// No chunk has more items, however little they seem to cost: an empty call costs about 40 ns, so more would not
+/// lower the overhead further.
+const ITEMS_MAX: f64 = 65_536.0;
+
+/// Weight of a usual observation in the mean; an unusual one (outside of ×¼ … ×2) weighs [`ABRUPT`], so that a job
+/// whose items change half-way is followed
+/// within one or two dozen messages even if their cost changes a thousandfold.
+const USUAL: f64 = 0.25;
+const ABRUPT: f64 = 0.5;
+
+/// An exponentially weighted mean, with the mean deviation from it.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(super) struct Trend {
+    mean: f64,
+    spread: f64,
+    known: bool,
+}
+
+impl Trend {
+    pub(super) fn learn(&mut self, value: f64) {
+        if !self.known {
+            *self = Trend { mean: value, spread: 0.0, known: true };
+            return;
+        }
+        let deviation = (value - self.mean).abs();
+        self.spread += weight(deviation, self.spread) * (deviation - self.spread);
+        self.mean += weight(value, self.mean) * (value - self.mean);
+    }
+
+    pub(super) fn known(&self) -> bool {
+        self.known
+    }
+
+    pub(super) fn mean(&self) -> f64 {
+        self.mean
+    }
+
+    /// What to expect if one had rather be surprised by less: mean plus spread.
+    pub(super) fn prudent(&self) -> f64 {
+        self.mean + self.spread
+    }
+
+    /// What `count` of them together will hardly exceed.
+    pub(super) fn at_most(&self, count: u32) -> f64 {
+        self.mean * f64::from(count) + 2.0 * self.spread
+    }
+}
+
+/// What bounds a chunk from outside.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Bounds {
+    pub(super) message_cost: Duration,
+    pub(super) workers: u32,
+    /// Items that no worker was given yet, where it is known how many these are.
+    pub(super) remaining: Option<u64>,
+    pub(super) bytes_in_max: u64,
+    pub(super) bytes_out_max: u64,
+}
+
+/// What was learned about one job's items, and the sizes that follow from it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Chunker {
+    chunking: Chunking,
+    /// Seconds in a worker, per item: decode, call, encode.
+    pub(super) seconds: Trend,
+    /// Payload bytes per item, on the way in and out.
+    pub(super) bytes_in: Trend,
+    pub(super) bytes_out: Trend,
+    /// Items of the largest piece that came back at the present cost.
+    proven: u32,
+}
+
+impl Chunker {
+    pub(super) fn new(chunking: Chunking) -> Self {
+        let (seconds, bytes_in, bytes_out) = Default::default();
+        Self { chunking, seconds, bytes_in, bytes_out, proven: 1 }
+    }
+
+    pub(super) fn is_automatic(&self) -> bool {
+        self.chunking == Chunking::Automatic
+    }
+
+    /// Whether sizes are still a guess: only single items are sent, and few of them.
+    pub(super) fn is_probing(&self) -> bool {
+        self.is_automatic() && !self.seconds.known()
+    }
+
+    /// A chunk was encoded.
+    pub(super) fn encoded(&mut self, items: u32, bytes: u64) {
+        self.bytes_in.learn(per_item(bytes as f64, items));
+    }
+
+    /// A worker answered some items.
+    pub(super) fn answered(&mut self, items: u32, spent: Duration, bytes: u64) {
+        self.seconds.learn(per_item(spent.as_secs_f64(), items));
+        self.bytes_out.learn(per_item(bytes as f64, items));
+    }
+
+    /// A worker has answered the whole of a piece of so many items.
+    pub(super) fn proved(&mut self, piece: u32) {
+        self.proven = self.proven.max(piece);
+    }
+
+    /// How many items the next chunk should have.
+    pub(super) fn items(&self, bounds: &Bounds) -> u32 {
+        match self.chunking {
+            Chunking::Fixed(items) => items.max(1),
+            Chunking::Automatic if !self.seconds.known() => 1,
+            Chunking::Automatic => self.learned(bounds),
+        }
+    }
+
+    fn learned(&self, bounds: &Bounds) -> u32 {
+        let message = bounds.message_cost.as_secs_f64();
+        // A clock too coarse to see an item must not divide by zero.
+        let cost = self.seconds.prudent().max(1e-10);
+        let work = WORK_PER_MESSAGE.max(f64::from(bounds.workers));
+        let mut items = (work * message / cost).min(ITEMS_MAX);
+        items = items.min(f64::from(self.proven.saturating_mul(GROWTH_MAX)));
+        if let Some(remaining) = bounds.remaining {
+            let shares = TAIL_SHARES * u64::from(bounds.workers.max(1));
+            let least = (WORK_PER_MESSAGE_MIN * message / cost).ceil();
+            items = items.min((remaining.div_ceil(shares) as f64).max(least));
+        }
+        for (trend, limit) in [(self.bytes_in, bounds.bytes_in_max), (self.bytes_out, bounds.bytes_out_max)] {
+            items = items.min(limit as f64 / trend.prudent().max(1.0));
+        }
+        // A little more, so that 47.9999, which is noise in the last digits, is not cut to 47. The cast saturates;
+        // ITEMS_MAX is far below the limit of u32.
+        ((items + 0.01) as u32).max(1)
+    }
+}
+
+fn weight(value: f64, mean: f64) -> f64 {
+    if value <= 2.0 * mean && value >= 0.25 * mean { USUAL } else { ABRUPT }
+}
+
+fn per_item(total: f64, items: u32) -> f64 {
+    total / f64::from(items.max(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BOUNDS: Bounds = Bounds {
+        message_cost: Duration::from_micros(60),
+        workers: 2,
+        remaining: None,
+        bytes_in_max: 4 << 20,
+        bytes_out_max: 4 << 20,
+    };
+
+    /// Sizes that follow from answering chunk after chunk, each of the size chosen before, `cost(i)` seconds per
+    /// item of generation `i`, and `bytes` each way.
+    fn check(cost: impl Fn(usize) -> f64, bytes: u64, bounds: Bounds, expected: &[u32]) {
+        let mut chunker = Chunker::new(Chunking::Automatic);
+        let mut sizes = Vec::new();
+        for generation in 0..expected.len() {
+            let items = chunker.items(&bounds);
+            sizes.push(items);
+            chunker.encoded(items, bytes * u64::from(items));
+            let spent = Duration::from_secs_f64(cost(generation) * f64::from(items));
+            chunker.answered(items, spent, bytes * u64::from(items));
+            chunker.proved(items);
+        }
+        assert_eq!(sizes, expected);
+    }
+
+    #[test]
+    fn small_items_grow_eightfold_up_to_the_target() {
+        check(|_| 50e-6, 8, BOUNDS, &[1, 8, 48, 48, 48]);
+        check(|_| 0.1e-6, 8, BOUNDS, &[1, 8, 64, 512, 4096, 24_000, 24_000]);
+    }
+
+    #[test]
+    fn long_or_heavy_items_go_alone() {
+        check(|_| 1.0, 8, BOUNDS, &[1, 1, 1]);
+        check(|_| 50e-6, 8 << 20, BOUNDS, &[1, 1, 1]);
+        check(|_| 50e-6, 1 << 20, BOUNDS, &[1, 4, 4]);
+    }
+
+    #[test]
+    fn many_workers_get_larger_chunks_since_one_parent_feeds_them() {
+        check(|_| 50e-6, 8, Bounds { workers: 200, ..BOUNDS }, &[1, 8, 64, 240, 240]);
+    }
+
+    #[test]
+    fn items_that_turn_costly_shrink_the_next_chunk_at_once() {
+        check(|i| if i < 4 { 50e-6 } else { 50e-3 }, 8, BOUNDS, &[1, 8, 48, 48, 48, 1, 1]);
+    }
+
+    #[test]
+    fn items_that_turn_cheap_are_followed_within_two_dozen_messages() {
+        let mut chunker = Chunker::new(Chunking::Automatic);
+        chunker.answered(1, Duration::from_millis(50), 8);
+        let mut messages = 0;
+        while chunker.items(&BOUNDS) < 40 {
+            let items = chunker.items(&BOUNDS);
+            chunker.answered(items, Duration::from_micros(50) * items, 8);
+            chunker.proved(items);
+            messages += 1;
+        }
+        assert!(messages < 24, "took {messages} messages");
+    }
+
+    #[test]
+    fn varied_items_get_smaller_chunks_than_even_ones_of_the_same_mean() {
+        let size = |low: u64, high: u64| {
+            let mut chunker = Chunker::new(Chunking::Automatic);
+            for i in 0..100 {
+                let micros = if i % 2 == 0 { low } else { high };
+                chunker.answered(8, Duration::from_micros(micros * 8), 8);
+            }
+            chunker.proved(8);
+            chunker.items(&BOUNDS)
+        };
+        assert!(size(20, 80) < size(50, 50));
+    }
+
+    #[test]
+    fn the_tail_is_guided_but_not_ground_to_dust() {
+        let tail = |left| Bounds { remaining: Some(left), ..BOUNDS };
+        let mut chunker = Chunker::new(Chunking::Automatic);
+        chunker.answered(100, Duration::from_micros(50) * 100, 800);
+        chunker.proved(100);
+        let sizes: Vec<u32> = [1000, 100, 40, 8, 1].iter().map(|&left| chunker.items(&tail(left))).collect();
+        // 240 µs ÷ 50 µs: five items carry four times the cost of their message.
+        assert_eq!(sizes, [48, 25, 10, 5, 5]);
+    }
+
+    #[test]
+    fn a_fixed_size_is_kept_whatever_is_learned() {
+        let mut chunker = Chunker::new(Chunking::Fixed(7));
+        chunker.encoded(7, 1 << 30);
+        chunker.answered(7, Duration::from_secs(7), 1 << 30);
+        assert_eq!(chunker.items(&BOUNDS), 7);
+        assert_eq!(Chunker::new(Chunking::Fixed(0)).items(&BOUNDS), 1);
+    }
+
+    #[test]
+    fn free_items_stop_at_the_limit() {
+        let mut chunker = Chunker::new(Chunking::Automatic);
+        for _ in 0..20 {
+            let items = chunker.items(&BOUNDS);
+            chunker.answered(items, Duration::ZERO, 0);
+            chunker.proved(items);
+        }
+        assert_eq!(chunker.items(&BOUNDS), 65_536);
+    }
+}

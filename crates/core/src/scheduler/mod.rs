@@ -1,0 +1,585 @@
+//! Which chunk, to whom, how large, when to wait: a pure state machine.
+//!
+//! ```text
+//!            Grant             Submitted          Dispatch            Returned
+//!   feed ◄────────── credit ──────────► ready ──────────────► worker ──────────► over ──► Retire, Finish
+//!                   (budget)    ▲  queue of the job  (placement)  │
+//!                               │                                 │ Exited
+//!                               └──── parked ◄────────────────────┘ (recovery)
+//!                                Restored   Reclaim
+//! ```
+//!
+//! # Rules
+//!
+//! 1. *Late binding.* A piece is bound to a worker when that worker is idle; see [`placement`] for the exception.
+//! 2. *Credit.* A feed forms only what it was granted. Per job, ready pieces and granted chunks are no more than
+//!    there are seats, and a small reserve. Over all jobs, bytes in flight and expected stay within `window_bytes`;
+//!    when nothing at all is on its way, one chunk of any weight goes.
+//! 3. *Streams.* Results not consumed and results expected of what is in flight stay within `stream_bytes`, but
+//!    one chunk goes if the consumer has taken all there is. With a `buffersize`, items submitted or granted are
+//!    never more than that ahead of the items consumed, exactly. `Unbounded` ends both.
+//! 4. *Counted calls.* A worker is never given more items than it has calls left; the rest of the piece goes back
+//!    to the front of its queue.
+//! 5. *Blame.* An item is lost if its worker died in it, or while translating it alone; see [`recovery`]. Items that
+//!    die with a worker that *we* had killed because of another job are not lost but go again.
+//! 6. *Cancelling* drops what no worker holds, and interrupts each worker that is at work on the job. A worker that
+//!    holds a piece of it behind one of another job is interrupted when it comes to it.
+//! 7. *Odd events* are ignored: they may come late. A chunk submitted to a job that is over is retired at once.
+//! 8. *Workers in seats at or above `processes` leave* ([`Event::Resized`]): the supervisor dismisses exactly these,
+//!    by the same rule from the same events.
+//!
+//! # What a step costs
+//!
+//! O(log n) in workers, jobs and chunks. Nothing looks through all workers, jobs or chunks but `Resized` (all
+//! workers and jobs) and `Terminated` (everything); `Cancelled` and `Exited` look through what that job or worker
+//! holds. [`Scheduler::effort`] counts, and the simulation checks it.
+//!
+//! # What it is not
+//!
+//! It knows no payload, no clock and no process. It does not wait for a feed: a grant that is never used is the
+//! feed's affair (but see [`budget`] on pledges that lapse). A piece that was sent is never taken back.
+
+mod budget;
+mod chunking;
+mod grants;
+mod job;
+mod placement;
+mod recovery;
+#[cfg(test)]
+mod tests;
+
+use crate::config::SchedulerConfig;
+use crate::event::{Command, Event, JobSpec, Spent};
+use crate::id::{ChunkId, JobId, Time, WorkerId};
+use budget::Window;
+use chunking::{Bounds, Trend};
+use job::{Chunk, Job, Payload, Piece};
+use placement::{BRIEF, Bench, Hand, Held, Turns};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+/// What the scheduler expects of one item of a job.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Estimate {
+    /// Time in a worker, all told.
+    pub time: Duration,
+    /// Payload bytes on the way in.
+    pub bytes_in: u64,
+    /// Payload bytes on the way out.
+    pub bytes_out: u64,
+    /// Items that a chunk formed now would have.
+    pub chunk_items: u32,
+}
+
+/// The scheduler of one pool. See the module's page for its rules.
+#[derive(Debug)]
+pub struct Scheduler {
+    config: SchedulerConfig,
+    jobs: BTreeMap<JobId, Job>,
+    chunks: BTreeMap<ChunkId, Chunk>,
+    workers: BTreeMap<WorkerId, Hand>,
+    bench: Bench,
+    turns: Turns,
+    window: Window,
+    /// Jobs that may be granted something, in turn. Others wait for an event of their own to bring them here.
+    asking: VecDeque<JobId>,
+    /// The first of `asking` waits for the window.
+    is_waiting: bool,
+    /// Ready pieces of all jobs.
+    ready_pieces: u64,
+    /// Bytes per item of jobs' first chunks: what a new job is expected to weigh.
+    first_weights: Trend,
+    unbounded: bool,
+    /// No job is taken any more.
+    closed: bool,
+    effort: u64,
+}
+
+impl Scheduler {
+    /// A scheduler with no workers and no jobs.
+    #[must_use]
+    pub fn new(config: SchedulerConfig) -> Self {
+        Self {
+            window: Window::new(config.window_bytes),
+            config: SchedulerConfig { processes: config.processes.max(1), ..config },
+            jobs: BTreeMap::new(),
+            chunks: BTreeMap::new(),
+            workers: BTreeMap::new(),
+            bench: Bench::default(),
+            turns: Turns::default(),
+            asking: VecDeque::new(),
+            is_waiting: false,
+            ready_pieces: 0,
+            first_weights: Trend::default(),
+            unbounded: false,
+            closed: false,
+            effort: 0,
+        }
+    }
+
+    /// Takes in one event and appends the commands that follow from it.
+    pub fn step(&mut self, now: Time, event: &Event, out: &mut Vec<Command>) {
+        self.effort += 1;
+        match *event {
+            Event::Opened { job, spec } => self.opened(job, spec, out),
+            Event::Submitted { job, chunk, first, items, bytes } => {
+                self.submitted(now, job, chunk, first, items, bytes, out);
+            }
+            Event::Exhausted { job, .. } => self.exhausted(job, out),
+            Event::Cancelled { job } => self.cancelled(job, out),
+            Event::Consumed { job, items, bytes } => {
+                if let Some(state) = self.jobs.get_mut(&job) {
+                    state.consume(items, bytes);
+                    self.ask(job);
+                }
+            }
+            Event::Restored { chunk, bytes } => self.restored(chunk, bytes, out),
+            Event::Resized { processes } => self.resized(processes),
+            Event::Closed => self.closed = true,
+            Event::Unbounded => {
+                self.unbounded = true;
+                self.ask_all();
+            }
+            Event::Terminated => self.terminated(out),
+            Event::Born { worker } => {
+                let leaving = worker.slot >= self.config.processes;
+                let calls = self.config.tasks_per_worker;
+                self.workers.entry(worker).or_insert_with(|| Hand::new(calls, leaving));
+            }
+            Event::Ready { worker } => self.change(worker, |hand| hand.ready = true),
+            Event::Refused { worker } => self.change(worker, |hand| hand.leaving = true),
+            Event::Returned { worker, chunk, items, bytes, spent, last: _ } => {
+                self.returned(worker, chunk, items, bytes, spent, out);
+            }
+            Event::Exited { worker, at } => self.exited(worker, at, out),
+            Event::Stillborn { .. } | Event::Wanted | Event::Tick => {}
+        }
+        self.place(out);
+        self.grant(now, out);
+    }
+
+    /// When it wants a [`Event::Tick`], if nothing else happens before.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Time> {
+        if self.is_waiting { self.window.earliest_lapse() } else { None }
+    }
+
+    /// Payload bytes of all chunks that were submitted and not retired.
+    #[must_use]
+    pub fn in_flight_bytes(&self) -> u64 {
+        self.window.in_flight()
+    }
+
+    /// What it expects of the job's items; nothing before the first answer.
+    #[must_use]
+    pub fn estimate(&self, job: JobId) -> Option<Estimate> {
+        let state = self.jobs.get(&job)?;
+        let learned = &state.chunker;
+        learned.seconds.known().then(|| Estimate {
+            time: Duration::from_secs_f64(learned.seconds.mean()),
+            bytes_in: learned.bytes_in.mean() as u64,
+            bytes_out: learned.bytes_out.mean() as u64,
+            chunk_items: learned.items(&self.bounds(state)),
+        })
+    }
+
+    /// Items per chunk that the job's feed was told last; nothing before the first grant.
+    #[must_use]
+    pub fn granted_items(&self, job: JobId) -> Option<u32> {
+        self.jobs.get(&job).map(|state| state.credit.size()).filter(|&items| items > 0)
+    }
+
+    /// How much it has done since it was made: passes through any of its loops. For tests of what a step costs.
+    #[must_use]
+    pub fn effort(&self) -> u64 {
+        self.effort
+    }
+
+    fn opened(&mut self, job: JobId, spec: JobSpec, out: &mut Vec<Command>) {
+        if self.closed {
+            // Nobody would work on it.
+            out.push(Command::Finish { job });
+        } else {
+            self.jobs.entry(job).or_insert_with(|| Job::new(spec));
+            self.ask(job);
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "they are the fields of one event")]
+    fn submitted(
+        &mut self,
+        now: Time,
+        job: JobId,
+        chunk: ChunkId,
+        first: u64,
+        items: u32,
+        bytes: u64,
+        out: &mut Vec<Command>,
+    ) {
+        if self.chunks.contains_key(&chunk) {
+            return;
+        }
+        let Some(state) = self.jobs.get_mut(&job).filter(|state| !state.cancelled && items > 0) else {
+            out.push(Command::Retire { chunk });
+            return;
+        };
+        if state.submitted == 0 {
+            self.first_weights.learn(bytes as f64 / f64::from(items));
+        }
+        state.credit.formed();
+        state.chunker.encoded(items, bytes);
+        state.submitted += u64::from(items);
+        state.chunks.insert(chunk);
+        let (holders, parked) = Default::default();
+        let payload = Payload::Whole;
+        self.chunks.insert(chunk, Chunk { job, first, bytes, open: items, holders, payload, parked });
+        self.window.enter(bytes);
+        self.pledge(now, job);
+        self.queue(job, [Piece { chunk, skip: 0, items, unbegun: 0, singly: false }], End::Back);
+        self.ask(job);
+    }
+
+    fn exhausted(&mut self, job: JobId, out: &mut Vec<Command>) {
+        let Some(state) = self.jobs.get_mut(&job) else { return };
+        state.exhausted = true;
+        state.credit.void();
+        self.window.unpledge(job);
+        self.finish_if_over(job, out);
+    }
+
+    fn resized(&mut self, processes: u32) {
+        self.config.processes = processes.max(1);
+        for (&worker, hand) in &mut self.workers {
+            self.effort += 1;
+            if worker.slot >= self.config.processes {
+                hand.leaving = true;
+                self.bench.remove(worker, hand);
+            }
+        }
+        self.ask_all();
+    }
+
+    fn terminated(&mut self, out: &mut Vec<Command>) {
+        self.closed = true;
+        out.extend(self.chunks.keys().map(|&chunk| Command::Retire { chunk }));
+        out.extend(self.jobs.keys().map(|&job| Command::Finish { job }));
+        self.window = Window::new(self.config.window_bytes);
+        self.chunks.clear();
+        self.jobs.clear();
+        self.asking.clear();
+        self.turns = Turns::default();
+        self.ready_pieces = 0;
+        for (&worker, hand) in &mut self.workers {
+            hand.doomed = true;
+            hand.held.clear();
+            self.bench.remove(worker, hand);
+        }
+    }
+
+    fn returned(
+        &mut self,
+        worker: WorkerId,
+        chunk: ChunkId,
+        items: u32,
+        bytes: u64,
+        spent: Spent,
+        out: &mut Vec<Command>,
+    ) {
+        let Some(hand) = self.workers.get_mut(&worker) else { return };
+        let Some(held) = hand.held.front_mut().filter(|held| held.piece.chunk == chunk) else { return };
+        let items = items.min(held.left());
+        if items == 0 {
+            return;
+        }
+        held.done += items;
+        let (job, piece, charge) = (held.job, held.piece, held.charge_nanos);
+        let completed = held.left() == 0;
+        if completed {
+            hand.held.pop_front();
+        }
+        self.learn(job, items, bytes, spent, charge);
+        if completed {
+            self.proved(job, piece);
+            self.let_go(worker, chunk);
+        }
+        self.close_items(chunk, items, |job| &mut job.answered, out);
+        self.reseat(worker, out);
+        self.ask(job);
+    }
+
+    /// What an answer tells about the job's items.
+    fn learn(&mut self, job: JobId, items: u32, bytes: u64, spent: Spent, charge: u64) {
+        let Some(state) = self.jobs.get_mut(&job) else { return };
+        let time = spent.decode.saturating_add(spent.call).saturating_add(spent.encode);
+        state.chunker.answered(items, time, bytes);
+        if state.is_streamed() {
+            state.unconsumed_bytes = state.unconsumed_bytes.saturating_add(bytes);
+        }
+        self.turns.correct(job, &mut state.clock, charge.saturating_mul(u64::from(items)), nanos(time));
+    }
+
+    fn proved(&mut self, job: JobId, piece: Piece) {
+        if let Some(state) = self.jobs.get_mut(&job) {
+            state.chunker.proved(piece.items);
+        }
+    }
+
+    /// Some items of the chunk are over.
+    fn close_items(
+        &mut self,
+        chunk: ChunkId,
+        items: u32,
+        count: impl Fn(&mut Job) -> &mut u64,
+        out: &mut Vec<Command>,
+    ) {
+        let Some(state) = self.chunks.get_mut(&chunk) else { return };
+        state.open = state.open.saturating_sub(items);
+        if let Some(job) = self.jobs.get_mut(&state.job) {
+            *count(job) += u64::from(items);
+        }
+        self.retire_if_over(chunk, out);
+    }
+
+    /// The worker holds one piece of the chunk less.
+    fn let_go(&mut self, worker: WorkerId, chunk: ChunkId) {
+        let holds = |hand: &Hand| hand.held.iter().any(|held| held.piece.chunk == chunk);
+        if self.workers.get(&worker).is_some_and(holds) {
+            return;
+        }
+        if let Some(state) = self.chunks.get_mut(&chunk) {
+            state.holders.remove(&worker);
+        }
+    }
+
+    /// The worker's hand has changed: it takes its place on the bench, or is stopped from doing what nobody wants.
+    fn reseat(&mut self, worker: WorkerId, out: &mut Vec<Command>) {
+        let Some(hand) = self.workers.get_mut(&worker) else { return };
+        let at = hand.held.front().and_then(|held| self.jobs.get(&held.job));
+        if at.is_some_and(|job| job.cancelled) && !hand.doomed {
+            hand.doomed = true;
+            out.push(Command::Interrupt { worker });
+        }
+        self.bench.place(worker, hand);
+    }
+
+    fn change(&mut self, worker: WorkerId, change: impl FnOnce(&mut Hand)) {
+        if let Some(hand) = self.workers.get_mut(&worker) {
+            change(hand);
+            self.bench.place(worker, hand);
+        }
+    }
+
+    fn cancelled(&mut self, job: JobId, out: &mut Vec<Command>) {
+        let Some(state) = self.jobs.get_mut(&job).filter(|state| !state.cancelled) else { return };
+        state.cancelled = true;
+        state.credit.void();
+        self.window.unpledge(job);
+        self.turns.leave(job, state.clock);
+        self.ready_pieces -= state.ready.len() as u64;
+        state.ready = VecDeque::new();
+        let mut holders = BTreeSet::new();
+        for chunk in state.chunks.clone() {
+            self.effort += 1;
+            if let Some(state) = self.chunks.get_mut(&chunk) {
+                state.parked.clear();
+                holders.extend(&state.holders);
+            }
+            self.retire_if_over(chunk, out);
+        }
+        for worker in holders {
+            self.effort += 1;
+            self.reseat(worker, out);
+        }
+        self.finish_if_over(job, out);
+    }
+
+    /// Nothing of the chunk is left to do: its payload goes, and maybe its job is over.
+    fn retire_if_over(&mut self, chunk: ChunkId, out: &mut Vec<Command>) {
+        let Some(state) = self.chunks.get(&chunk) else { return };
+        let job = state.job;
+        let Some(owner) = self.jobs.get_mut(&job) else { return };
+        let over = if owner.cancelled { state.holders.is_empty() } else { state.open == 0 };
+        if over {
+            owner.chunks.remove(&chunk);
+            self.window.leave(state.bytes);
+            self.chunks.remove(&chunk);
+            out.push(Command::Retire { chunk });
+            self.finish_if_over(job, out);
+        }
+    }
+
+    fn finish_if_over(&mut self, job: JobId, out: &mut Vec<Command>) {
+        if self.jobs.get(&job).is_some_and(Job::is_over) {
+            self.jobs.remove(&job);
+            self.window.unpledge(job);
+            out.push(Command::Finish { job });
+        }
+    }
+
+    /// Puts pieces into their job's queue, in order. A cancelled job's are dropped.
+    fn queue<I>(&mut self, job: JobId, pieces: I, end: End)
+    where
+        I: IntoIterator<Item = Piece, IntoIter: DoubleEndedIterator>,
+    {
+        let Some(state) = self.jobs.get_mut(&job).filter(|state| !state.cancelled) else { return };
+        let was_empty = state.ready.is_empty();
+        let before = state.ready.len();
+        let add = |piece: Piece, items: &mut u64| {
+            *items += u64::from(piece.items);
+            piece
+        };
+        match end {
+            End::Back => pieces.into_iter().for_each(|piece| {
+                state.ready.push_back(add(piece, &mut state.ready_items));
+            }),
+            End::Front => pieces.into_iter().rev().for_each(|piece| {
+                state.ready.push_front(add(piece, &mut state.ready_items));
+            }),
+        }
+        let added = (state.ready.len() - before) as u64;
+        self.ready_pieces += added;
+        self.effort += added;
+        if was_empty && added > 0 {
+            self.turns.join(job, &mut state.clock);
+        }
+    }
+
+    /// Gives ready pieces to workers that have room, as long as there are both.
+    fn place(&mut self, out: &mut Vec<Command>) {
+        while let Some(job) = self.turns.next() {
+            self.effort += 1;
+            if self.park_front(job, out) {
+                continue;
+            }
+            let Some(worker) = self.choose(job) else { break };
+            self.dispatch(job, worker, out);
+        }
+    }
+
+    /// If the job's first piece must wait for its payload, sets it aside.
+    fn park_front(&mut self, job: JobId, out: &mut Vec<Command>) -> bool {
+        let Some(&piece) = self.jobs.get(&job).and_then(|state| state.ready.front()) else { return false };
+        if self.chunks.get(&piece.chunk).is_some_and(|chunk| chunk.payload == Payload::Whole) {
+            return false;
+        }
+        self.take(job, piece.items);
+        self.park(piece, out);
+        true
+    }
+
+    /// Who takes the job's next piece: an idle worker, or one whose piece in hand and this are brief together.
+    fn choose(&mut self, job: JobId) -> Option<WorkerId> {
+        if let Some(worker) = self.bench.idle() {
+            return Some(worker);
+        }
+        let brief = BRIEF.as_secs_f64();
+        let state = self.jobs.get(&job)?;
+        let next = self.expected(job, self.cut(state, *state.ready.front()?));
+        if next >= brief {
+            return None;
+        }
+        while let Some(worker) = self.bench.at_one() {
+            self.effort += 1;
+            let hand = self.workers.get(&worker)?;
+            let held = hand.held.front()?;
+            let running = self.expected(held.job, held.left());
+            if running + next < brief {
+                return Some(worker);
+            }
+            if running < brief {
+                return None;
+            }
+            // What it is at takes too long. It comes back to the bench with its next answer.
+            if let Some(hand) = self.workers.get_mut(&worker) {
+                self.bench.remove(worker, hand);
+            }
+        }
+        None
+    }
+
+    /// Seconds that so many items of the job will hardly exceed; infinite while nothing is known.
+    fn expected(&self, job: JobId, items: u32) -> f64 {
+        let known = self.jobs.get(&job).map(|state| state.chunker.seconds).filter(Trend::known);
+        known.map_or(f64::INFINITY, |seconds| seconds.at_most(items))
+    }
+
+    /// How many items of a ready piece go in one message. A piece may have become too large since it was formed:
+    /// because items cost more now, or because the job comes to its end and the others should have a share.
+    fn cut(&self, job: &Job, piece: Piece) -> u32 {
+        if piece.singly {
+            return 1;
+        }
+        if !job.chunker.is_automatic() || job.chunker.is_probing() {
+            return piece.items;
+        }
+        let wanted = job.chunker.items(&self.bounds(job));
+        // A remainder of less than half a message's worth is not worth a message.
+        if piece.items <= wanted.saturating_add(wanted / 2) { piece.items } else { wanted }
+    }
+
+    fn dispatch(&mut self, job: JobId, worker: WorkerId, out: &mut Vec<Command>) {
+        let Some(state) = self.jobs.get(&job) else { return };
+        let Some(&piece) = state.ready.front() else { return };
+        let calls_left = self.workers.get(&worker).and_then(|hand| hand.calls_left);
+        let limit = u32::try_from(calls_left.unwrap_or(u64::MAX)).unwrap_or(u32::MAX);
+        let piece = piece.first(self.cut(state, piece).min(limit));
+        let seconds = state.chunker.seconds;
+        let charge =
+            if seconds.known() { Duration::from_secs_f64(seconds.mean().clamp(0.0, 1e9)) } else { BRIEF };
+        self.take(job, piece.items);
+        if let Some(state) = self.jobs.get_mut(&job) {
+            let turn = nanos(charge).saturating_mul(u64::from(piece.items));
+            self.turns.take(job, &mut state.clock, turn.saturating_add(nanos(self.config.message_cost)));
+        }
+        if let Some(chunk) = self.chunks.get_mut(&piece.chunk) {
+            chunk.holders.insert(worker);
+        }
+        self.change(worker, |hand| {
+            hand.held.push_back(Held { job, piece, done: 0, charge_nanos: nanos(charge) });
+            hand.calls_left = calls_left.map(|left| left.saturating_sub(u64::from(piece.items)));
+        });
+        let Piece { chunk, skip, items, .. } = piece;
+        out.push(Command::Dispatch { worker, chunk, skip, items });
+        self.ask(job);
+    }
+
+    /// Takes the first items of the first piece out of the job's queue.
+    fn take(&mut self, job: JobId, items: u32) {
+        let Some(state) = self.jobs.get_mut(&job) else { return };
+        let Some(piece) = state.ready.front_mut() else { return };
+        *piece = piece.after(items);
+        state.ready_items = state.ready_items.saturating_sub(u64::from(items));
+        if piece.items == 0 {
+            state.ready.pop_front();
+            self.ready_pieces -= 1;
+        }
+        if state.ready.is_empty() {
+            self.turns.leave(job, state.clock);
+        }
+    }
+
+    fn bounds(&self, job: &Job) -> Bounds {
+        // No chunk may fill the window alone: every worker must find something in it.
+        let shares = u64::from(self.depth());
+        let bytes_max = self.config.chunk_bytes_max;
+        let stream = if job.is_streamed() && !self.unbounded { self.config.stream_bytes } else { u64::MAX };
+        Bounds {
+            message_cost: self.config.message_cost,
+            workers: self.config.processes,
+            remaining: job.undispatched(),
+            bytes_in_max: bytes_max.min(self.window.bytes_max() / shares),
+            bytes_out_max: bytes_max.min(stream / shares),
+        }
+    }
+}
+
+/// An end of a job's queue.
+#[derive(Debug, Clone, Copy)]
+enum End {
+    Front,
+    Back,
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,474 @@
+//! What must be true, kept apart from the machines: a second, slow and simple account of everything.
+//!
+//! It sees the same events and commands in the same order, and stops the test at the first that is wrong.
+
+use crate::plan::{JobPlan, Plan};
+use forklift_core::event::{Command, Delivery, Event, Whereabouts};
+use forklift_core::id::{ChunkId, JobId, WorkerId};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Item {
+    NotYet,
+    Ready,
+    Held,
+    Answered,
+    Lost,
+}
+
+#[derive(Debug)]
+pub(crate) struct JobBook {
+    pub(crate) items: Vec<Item>,
+    pub(crate) submitted: u64,
+    pub(crate) over: u64,
+    pub(crate) consumed: u64,
+    pub(crate) unconsumed_bytes: u64,
+    pub(crate) exhausted: bool,
+    pub(crate) cancelled: bool,
+    pub(crate) finished: bool,
+    pub(crate) streamed: bool,
+    pub(crate) buffer: Option<u64>,
+    pub(crate) largest_chunk: u64,
+}
+
+#[derive(Debug)]
+pub(crate) struct ChunkBook {
+    pub(crate) job: JobId,
+    pub(crate) first: u64,
+    pub(crate) items: u32,
+    pub(crate) bytes: u64,
+    /// Deaths in it, how many of these the last `Reclaim` knew of, and how many are made good.
+    pub(crate) damage: u32,
+    pub(crate) told: u32,
+    pub(crate) healed: u32,
+    pub(crate) reclaiming: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Piece {
+    pub(crate) chunk: ChunkId,
+    pub(crate) skip: u32,
+    pub(crate) items: u32,
+    pub(crate) done: u32,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct WorkerBook {
+    pub(crate) born: bool,
+    pub(crate) ready: bool,
+    pub(crate) refused: bool,
+    pub(crate) dismissed: bool,
+    pub(crate) interrupted: bool,
+    pub(crate) killed: bool,
+    pub(crate) held: VecDeque<Piece>,
+    pub(crate) given: u64,
+}
+
+/// Outcomes that a run has seen: the tests assert that all of them came up.
+#[derive(Debug, Default, Clone)]
+pub(crate) struct Seen(pub(crate) BTreeMap<&'static str, u64>);
+
+impl Seen {
+    pub(crate) fn note(&mut self, what: &'static str) {
+        *self.0.entry(what).or_default() += 1;
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Audit {
+    pub(crate) plan: Plan,
+    pub(crate) jobs: BTreeMap<JobId, JobBook>,
+    pub(crate) chunks: BTreeMap<ChunkId, ChunkBook>,
+    pub(crate) workers: BTreeMap<WorkerId, WorkerBook>,
+    pub(crate) generations: BTreeMap<u32, u32>,
+    pub(crate) in_flight: u64,
+    pub(crate) processes: u32,
+    pub(crate) wanted: bool,
+    pub(crate) closed: bool,
+    pub(crate) terminated: bool,
+    pub(crate) unbounded: bool,
+    pub(crate) broken: bool,
+    /// `Rest` was ordered; what the scheduler orders in the same step may follow it.
+    resting: bool,
+    pub(crate) rested: bool,
+    pub(crate) seen: Seen,
+    /// The death that is being told: who, where, and the oldest piece it held.
+    death: Option<(WorkerId, Whereabouts, Option<Piece>, bool)>,
+    lost_now: u64,
+}
+
+impl Audit {
+    pub(crate) fn new(plan: Plan) -> Self {
+        Audit {
+            processes: plan.scheduler.processes,
+            plan,
+            jobs: BTreeMap::new(),
+            chunks: BTreeMap::new(),
+            workers: BTreeMap::new(),
+            generations: BTreeMap::new(),
+            in_flight: 0,
+            wanted: false,
+            closed: false,
+            terminated: false,
+            unbounded: false,
+            broken: false,
+            resting: false,
+            rested: false,
+            seen: Seen::default(),
+            death: None,
+            lost_now: 0,
+        }
+    }
+
+    /// Before the machines are told.
+    pub(crate) fn event(&mut self, event: &Event) {
+        (self.death, self.lost_now) = (None, 0);
+        match *event {
+            Event::Opened { job, spec } => self.open(job, spec.delivery),
+            Event::Submitted { job, chunk, first, items, bytes } => self.submit(job, chunk, first, items, bytes),
+            Event::Exhausted { job, .. } => {
+                if let Some(book) = self.jobs.get_mut(&job) {
+                    book.exhausted = true;
+                }
+            }
+            Event::Cancelled { job } => self.cancel(job),
+            Event::Consumed { job, items, bytes } => {
+                if let Some(book) = self.jobs.get_mut(&job) {
+                    book.consumed += items;
+                    book.unconsumed_bytes -= bytes;
+                }
+            }
+            Event::Restored { chunk, bytes } => self.restore(chunk, bytes),
+            Event::Resized { processes } => self.processes = processes,
+            Event::Wanted => self.wanted = true,
+            Event::Closed => self.closed = true,
+            Event::Unbounded => self.unbounded = true,
+            Event::Terminated => self.terminated = true,
+            Event::Born { worker } => self.worker(worker).born = true,
+            Event::Ready { worker } => self.worker(worker).ready = true,
+            Event::Refused { worker } => self.worker(worker).refused = true,
+            Event::Stillborn { worker } => drop(self.workers.remove(&worker)),
+            Event::Returned { worker, chunk, items, bytes, .. } => self.answer(worker, chunk, items, bytes),
+            Event::Exited { worker, at } => self.exit(worker, at),
+            Event::Tick => {}
+        }
+    }
+
+    fn worker(&mut self, worker: WorkerId) -> &mut WorkerBook {
+        self.workers.get_mut(&worker).expect("a worker that was ordered")
+    }
+
+    fn open(&mut self, job: JobId, delivery: Delivery) {
+        let plan = &self.plan.jobs[job.0 as usize];
+        let (streamed, buffer) = match delivery {
+            Delivery::Collected => (false, None),
+            Delivery::Streamed(limit) => (true, limit),
+        };
+        let book = JobBook {
+            items: vec![Item::NotYet; plan.items as usize],
+            submitted: 0,
+            over: 0,
+            consumed: 0,
+            unconsumed_bytes: 0,
+            exhausted: false,
+            cancelled: false,
+            finished: false,
+            streamed,
+            buffer,
+            largest_chunk: 0,
+        };
+        assert!(self.jobs.insert(job, book).is_none());
+    }
+
+    fn submit(&mut self, job: JobId, chunk: ChunkId, first: u64, items: u32, bytes: u64) {
+        let book = self.jobs.get_mut(&job).expect("an open job");
+        book.items[first as usize..][..items as usize].fill(Item::Ready);
+        book.submitted += u64::from(items);
+        book.largest_chunk = book.largest_chunk.max(bytes);
+        self.in_flight += bytes;
+        let (damage, told, healed, reclaiming) = Default::default();
+        self.chunks.insert(chunk, ChunkBook { job, first, items, bytes, damage, told, healed, reclaiming });
+    }
+
+    fn cancel(&mut self, job: JobId) {
+        if let Some(book) = self.jobs.get_mut(&job).filter(|book| !book.finished) {
+            book.cancelled = true;
+        }
+    }
+
+    fn restore(&mut self, chunk: ChunkId, bytes: u64) {
+        let Some(book) = self.chunks.get_mut(&chunk) else { return };
+        assert!(book.reclaiming);
+        (book.reclaiming, book.healed) = (false, book.told);
+        self.in_flight = self.in_flight - book.bytes + bytes;
+        book.bytes = bytes;
+    }
+
+    fn answer(&mut self, worker: WorkerId, chunk: ChunkId, items: u32, bytes: u64) {
+        let Some(piece) = self.worker(worker).held.front().copied() else {
+            assert!(self.terminated, "{worker} answers what it does not hold");
+            return;
+        };
+        assert_eq!(piece.chunk, chunk);
+        let book = &self.chunks[&chunk];
+        let first = (book.first + u64::from(piece.skip + piece.done)) as usize;
+        let job = self.jobs.get_mut(&book.job).expect("its job");
+        for item in &mut job.items[first..first + items as usize] {
+            assert_eq!(*item, Item::Held, "answered twice or never sent");
+            *item = Item::Answered;
+        }
+        job.over += u64::from(items);
+        job.unconsumed_bytes += bytes;
+        let held = &mut self.worker(worker).held;
+        held[0].done += items;
+        if held[0].done == held[0].items {
+            held.pop_front();
+        } else {
+            self.seen.note("answered in parts");
+        }
+    }
+
+    fn exit(&mut self, worker: WorkerId, at: Whereabouts) {
+        let book = self.workers.remove(&worker).expect("a worker that was ordered");
+        self.death = Some((worker, at, book.held.front().copied(), book.interrupted || book.killed));
+        for (index, piece) in book.held.iter().enumerate() {
+            let Some(chunk) = self.chunks.get_mut(&piece.chunk) else { continue };
+            let begun = index == 0 && (at != Whereabouts::Between || piece.done > 0);
+            chunk.damage += u32::from(begun);
+            let first = (chunk.first + u64::from(piece.skip + piece.done)) as usize;
+            let job = self.jobs.get_mut(&chunk.job).expect("its job");
+            for item in &mut job.items[first..first + (piece.items - piece.done) as usize] {
+                assert_eq!(*item, Item::Held);
+                *item = Item::Ready;
+            }
+        }
+    }
+
+    /// Each command, in order.
+    pub(crate) fn command(&mut self, command: &Command) {
+        assert!(!self.rested, "{command:?} after rest");
+        match *command {
+            Command::Grant { job, items, .. } => {
+                let book = &self.jobs[&job];
+                assert!(items > 0 && !book.finished && !book.cancelled && !book.exhausted, "{command:?}");
+            }
+            Command::Dispatch { worker, chunk, skip, items } => self.dispatch(worker, chunk, skip, items),
+            Command::Retire { chunk } => self.retire(chunk),
+            Command::Reclaim { chunk } => {
+                let book = self.chunks.get_mut(&chunk).expect("a chunk in flight");
+                assert!(!book.reclaiming && book.damage > book.healed, "{command:?} for nothing");
+                if book.healed > 0 {
+                    self.seen.note("reclaimed again");
+                }
+                (book.reclaiming, book.told) = (true, book.damage);
+            }
+            Command::Lose { job, item, worker } => self.lose(job, item, worker),
+            Command::Finish { job } => self.finish(job),
+            Command::Interrupt { worker } => self.interrupt(worker),
+            Command::Bear { worker } => self.bear(worker),
+            Command::Dismiss { worker } => {
+                let book = self.worker(worker);
+                assert!(book.born && !book.dismissed && !book.killed, "{command:?}");
+                book.dismissed = true;
+            }
+            Command::Kill { worker } => self.kill(worker),
+            Command::Break => {
+                assert!(!self.broken && !self.closed && !self.terminated);
+                self.broken = true;
+                self.seen.note("broken");
+            }
+            Command::Rest => {
+                assert!((self.closed || self.terminated) && self.workers.is_empty(), "rest too early");
+                assert!(!std::mem::replace(&mut self.resting, true), "rest twice");
+            }
+        }
+    }
+
+    fn dispatch(&mut self, worker: WorkerId, chunk: ChunkId, skip: u32, items: u32) {
+        let busy = !self.workers[&worker].held.is_empty();
+        if busy {
+            self.seen.note("one piece in advance");
+            assert!(!self.plan.audit || self.idle().next().is_none(), "sent to a busy worker, though one is idle");
+        }
+        let slots = self.processes;
+        let limit = self.plan.scheduler.tasks_per_worker;
+        let book = self.worker(worker);
+        assert!(book.ready && !book.dismissed && !book.interrupted && !book.killed && !book.refused);
+        assert!(worker.slot < slots, "sent to a worker that is leaving");
+        assert!(book.held.len() < 2, "a third piece");
+        book.given += u64::from(items);
+        assert!(limit.is_none_or(|limit| book.given <= limit), "more calls than tasks_per_worker");
+        book.held.push_back(Piece { chunk, skip, items, done: 0 });
+        let state = &self.chunks[&chunk];
+        assert!(skip + items <= state.items && items > 0);
+        assert!(state.damage == state.healed && !state.reclaiming, "sent though it may be damaged");
+        if items < state.items {
+            self.seen.note("cut");
+        }
+        let first = (state.first + u64::from(skip)) as usize;
+        let job = self.jobs.get_mut(&state.job).expect("its job");
+        assert!(!job.cancelled && !job.finished);
+        for item in &mut job.items[first..first + items as usize] {
+            assert_eq!(*item, Item::Ready, "sent twice");
+            *item = Item::Held;
+        }
+    }
+
+    fn retire(&mut self, chunk: ChunkId) {
+        let book = self.chunks.remove(&chunk).expect("a chunk in flight, retired once");
+        self.in_flight -= book.bytes;
+        let job = &self.jobs[&book.job];
+        let items = &job.items[book.first as usize..][..book.items as usize];
+        if self.terminated {
+            for worker in self.workers.values_mut() {
+                worker.held.retain(|piece| piece.chunk != chunk);
+            }
+        } else if job.cancelled {
+            assert!(items.iter().all(|&item| item != Item::Held), "retired under a worker");
+        } else {
+            assert!(items.iter().all(|item| matches!(item, Item::Answered | Item::Lost)), "retired too early");
+        }
+    }
+
+    fn lose(&mut self, job: JobId, item: u64, worker: WorkerId) {
+        let (dead, at, piece, ours) = self.death.expect("a death to lose it to");
+        assert!(dead == worker && !ours, "lost to a worker that we had killed");
+        let piece = piece.expect("a piece it was at");
+        let chunk = self.chunks[&piece.chunk].first;
+        let rest = chunk + u64::from(piece.skip + piece.done)..chunk + u64::from(piece.skip + piece.items);
+        let alone = rest.end - rest.start == 1;
+        assert!(rest.contains(&item) && (at == Whereabouts::Calling(item) || alone), "lost though it was not at it");
+        let book = self.jobs.get_mut(&job).expect("its job");
+        assert_eq!(book.items[item as usize], Item::Ready, "lost twice");
+        book.items[item as usize] = Item::Lost;
+        book.over += 1;
+        self.lost_now += 1;
+        assert_eq!(self.lost_now, 1, "one death costs one item");
+        self.seen.note("lost");
+    }
+
+    fn finish(&mut self, job: JobId) {
+        let book = self.jobs.get_mut(&job).expect("a job");
+        assert!(!std::mem::replace(&mut book.finished, true), "finished twice");
+        if self.terminated {
+            return;
+        }
+        if book.cancelled {
+            assert!(book.items.iter().all(|&item| item != Item::Held), "finished under a worker");
+            return;
+        }
+        let items = &book.items[..book.submitted as usize];
+        assert!(book.exhausted, "finished before its end");
+        assert!(items.iter().all(|item| matches!(item, Item::Answered | Item::Lost)), "finished with items open");
+    }
+
+    fn interrupt(&mut self, worker: WorkerId) {
+        let piece = *self.workers[&worker].held.front().expect("a worker at something");
+        assert!(self.jobs[&self.chunks[&piece.chunk].job].cancelled, "interrupted at what is wanted");
+        let book = self.worker(worker);
+        assert!(!book.interrupted);
+        book.interrupted = true;
+        if book.held.len() == 2 {
+            self.seen.note("interrupted with a piece to follow");
+        }
+        self.seen.note("interrupted");
+    }
+
+    fn bear(&mut self, worker: WorkerId) {
+        assert!(self.wanted && !self.closed && !self.terminated && !self.broken);
+        let last = self.generations.entry(worker.slot).or_insert(0);
+        *last += 1;
+        assert_eq!(worker.generation, *last);
+        assert!(worker.slot < self.processes);
+        self.workers.insert(worker, WorkerBook::default());
+        if self.plan.audit {
+            let mut staff = self.workers.iter().filter(|(_, book)| !book.dismissed && !book.killed && !book.refused);
+            let births = staff.clone().filter(|(_, book)| !book.ready).count();
+            assert!(births <= self.plan.supervisor.births_at_once as usize, "too many births");
+            let mut slots = BTreeSet::new();
+            assert!(staff.all(|(id, _)| slots.insert(id.slot)), "two in one seat");
+        }
+    }
+
+    fn kill(&mut self, worker: WorkerId) {
+        let terminated = self.terminated;
+        let book = self.worker(worker);
+        assert!(book.born && !book.killed, "killed twice or unborn");
+        assert!(terminated || book.held.is_empty(), "killed at work");
+        book.killed = true;
+        self.seen.note(if terminated { "killed at the end" } else { "killed out of patience" });
+    }
+
+    fn idle(&self) -> impl Iterator<Item = WorkerId> {
+        let slots = self.processes;
+        let calls = self.plan.scheduler.tasks_per_worker.unwrap_or(u64::MAX);
+        self.workers.iter().filter_map(move |(&id, book)| {
+            let open = book.ready && !book.dismissed && !book.interrupted && !book.killed && !book.refused;
+            (open && book.held.is_empty() && book.given < calls && id.slot < slots).then_some(id)
+        })
+    }
+
+    /// After every step.
+    pub(crate) fn check(&mut self, in_flight: u64) {
+        assert_eq!(in_flight, self.in_flight, "bytes in flight");
+        self.rested = self.resting;
+        if !self.plan.audit {
+            return;
+        }
+        if self.idle().next().is_some() {
+            let waits = |chunk: &&ChunkBook| {
+                let items = &self.jobs[&chunk.job].items[chunk.first as usize..][..chunk.items as usize];
+                chunk.damage == chunk.healed && !chunk.reclaiming && items.contains(&Item::Ready)
+            };
+            let live = |chunk: &&ChunkBook| !self.jobs[&chunk.job].cancelled;
+            let waiting = self.chunks.values().filter(live).find(waits);
+            assert!(waiting.is_none(), "a worker is idle while {waiting:?} waits");
+        }
+        let window = self.plan.scheduler.window_bytes;
+        if self.plan.steady {
+            let fits = self.in_flight <= window || self.chunks.len() == 1;
+            assert!(fits, "{} bytes in {} chunks in flight", self.in_flight, self.chunks.len());
+        }
+        if self.in_flight > window {
+            self.seen.note("window exceeded");
+        }
+        if self.plan.steady && !self.unbounded {
+            self.check_streams();
+        }
+    }
+
+    fn check_streams(&self) {
+        let config = &self.plan.scheduler;
+        for (id, book) in self.jobs.iter().filter(|(_, book)| book.streamed && !book.finished && !book.cancelled) {
+            let plan: &JobPlan = &self.plan.jobs[id.0 as usize];
+            let weight = plan.bytes_out.of(plan.salt, 0);
+            // Until the first answer, each worker may have a chunk; later, one chunk may exceed the limit.
+            let chunk = match plan.chunking {
+                forklift_core::event::Chunking::Fixed(items) => u64::from(items),
+                forklift_core::event::Chunking::Automatic => 1,
+            };
+            let limit = config.stream_bytes + weight * chunk * u64::from(self.processes.max(config.processes));
+            assert!(book.unconsumed_bytes <= limit, "{} bytes wait for the consumer", book.unconsumed_bytes);
+        }
+    }
+
+    /// The feed takes items from the iterable: never more than `buffersize` ahead of the consumer.
+    pub(crate) fn pull(&self, job: JobId, pulled: u64) {
+        let book = &self.jobs[&job];
+        if let Some(limit) = book.buffer.filter(|_| !self.unbounded) {
+            assert!(pulled - book.consumed <= limit, "{pulled} pulled, {} consumed of {limit}", book.consumed);
+        }
+    }
+
+    pub(crate) fn finished(&self, job: JobId) -> bool {
+        self.jobs.get(&job).is_some_and(|book| book.finished)
+    }
+
+    /// At the very end.
+    pub(crate) fn close(&self) {
+        assert!(self.rested, "never came to rest");
+        assert!(self.chunks.is_empty(), "chunks left: {:?}", self.chunks);
+        assert!(self.workers.is_empty());
+        assert!(self.jobs.values().all(|book| book.finished));
+    }
+}

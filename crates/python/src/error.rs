@@ -1,0 +1,34 @@
+//! Every error of the core as a Python exception. Nowhere else are they made.
+
+use forklift_core::Error;
+use forklift_core::handle::{Death, Fault};
+use pyo3::exceptions::{PyMemoryError, PyOSError, PyRuntimeError};
+use pyo3::prelude::*;
+use pyo3::types::PyBytes;
+
+/// The exception that stands for an error of the core.
+pub(crate) fn raise(error: Error) -> PyErr {
+    match error {
+        Error::Memory(ref memory) if memory.is_shortage() => PyMemoryError::new_err(error.to_string()),
+        Error::Memory(_) | Error::Launch { .. } => PyOSError::new_err(error.to_string()),
+        Error::System { errno, .. } => PyOSError::new_err((errno.raw_os_error(), error.to_string())),
+        Error::Malformed(_) | Error::Gone => PyRuntimeError::new_err(error.to_string()),
+    }
+}
+
+/// The exception for a job that cannot go on.
+pub(crate) fn fault(py: Python<'_>, fault: &Fault) -> PyErr {
+    let exception = py.import("forklift._outcome").and_then(|module| match fault {
+        Fault::Initializer(failure) => module.call_method1("initializer_failed", (PyBytes::new(py, failure),)),
+        Fault::Births(reason) => module.call_method1("births_failed", (&**reason,)),
+        Fault::Terminated => module.call_method0("terminated"),
+        Fault::Cancelled => module.call_method0("cancelled"),
+    });
+    exception.map_or_else(|error| error, PyErr::from_value)
+}
+
+/// The `WorkerDied` for one item.
+pub(crate) fn death(py: Python<'_>, item: u64, death: &Death) -> PyResult<Py<PyAny>> {
+    let module = py.import("forklift._outcome")?;
+    Ok(module.call_method1("worker_died", (item, death.pid, death.status))?.unbind())
+}

@@ -1,0 +1,365 @@
+//! One job as Python holds it: pulls items while there is credit, encodes and submits them, takes results.
+//!
+//! ```text
+//!   iterator ── Feed(n) ──▶ list of n items ── encode ──▶ submit        (with the interpreter's lock)
+//!   results  ◀── decode ◀── Answer ◀── turn (waits without it, in ticks, so that Ctrl-C is seen)
+//! ```
+
+use crate::error::{death, fault};
+use crate::pickle::{Manner, decode, encode};
+use forklift_core::handle::{Answer, Handle, Outcome, Taking, Turn};
+use forklift_core::id::ChunkId;
+use forklift_core::pool;
+use pyo3::prelude::*;
+use pyo3::types::{PyIterator, PyList, PyTuple};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// How often a waiting thread looks after signals.
+const TICK: Duration = Duration::from_millis(50);
+
+/// Items of a chunk that may have to be encoded again.
+struct Retained {
+    chunk: ChunkId,
+    items: Py<PyList>,
+    unanswered: u32,
+}
+
+/// How far the items have been taken.
+#[derive(Default)]
+struct Progress {
+    position: u64,
+    exhausted: bool,
+    manner: Manner,
+    /// By the index of their first item.
+    retained: BTreeMap<u64, Retained>,
+}
+
+/// One job.
+#[pyclass(module = "forklift._native", frozen)]
+pub(crate) struct Job {
+    pool: Arc<pool::Pool>,
+    handle: Arc<Handle>,
+    progress: Mutex<Progress>,
+    /// Nobody will take results any more: whoever feeds drops them.
+    abandoned: AtomicBool,
+}
+
+/// A list of outcomes, and those of them that are failures, by index.
+type Outcomes<'py> = (Bound<'py, PyList>, Vec<(u64, Py<PyAny>)>);
+
+impl Job {
+    pub(crate) fn new(pool: Arc<pool::Pool>, handle: Arc<Handle>, manner: Manner) -> Self {
+        let progress = Mutex::new(Progress { manner, ..Progress::default() });
+        Self { pool, handle, progress, abandoned: AtomicBool::new(false) }
+    }
+
+    fn progress(&self) -> MutexGuard<'_, Progress> {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn turn(&self, py: Python<'_>, feeding: bool, taking: Taking, patience: Duration) -> PyResult<Turn> {
+        let turn = self.handle.turn(feeding, taking, Duration::ZERO);
+        if !matches!(turn, Turn::Nothing) || patience.is_zero() {
+            return Ok(turn);
+        }
+        let turn = py.detach(|| self.handle.turn(feeding, taking, patience.min(TICK)));
+        py.check_signals()?;
+        Ok(turn)
+    }
+
+    /// Pulls a chunk of up to `count` items and submits it. Python code runs here, so no lock is held meanwhile: only
+    /// one thread feeds a job.
+    fn pull(&self, py: Python<'_>, iterator: &Bound<'_, PyIterator>, count: u32) -> PyResult<()> {
+        let items = PyList::empty(py);
+        let mut ended = false;
+        for _ in 0..count {
+            match iterator.clone().next() {
+                Some(item) => items.append(item?)?,
+                None => {
+                    ended = true;
+                    break;
+                }
+            }
+        }
+        if !items.is_empty() {
+            self.submit(py, &items)?;
+        }
+        if ended {
+            let mut progress = self.progress();
+            progress.exhausted = true;
+            self.pool.exhaust(self.handle.id(), progress.position);
+        }
+        Ok(())
+    }
+
+    fn submit(&self, py: Python<'_>, items: &Bound<'_, PyList>) -> PyResult<()> {
+        let (first, mut manner) = {
+            let progress = self.progress();
+            (progress.position, progress.manner)
+        };
+        let payload = self.encode(py, items, first, &mut manner)?;
+        let count = items.len() as u32;
+        let mutable = payload.mutable() && count > 1;
+        let chunk = self.pool.submit(self.handle.id(), first, count, payload);
+        let mut progress = self.progress();
+        progress.position += u64::from(count);
+        progress.manner = manner;
+        if mutable {
+            let retained = Retained { chunk, items: items.clone().unbind(), unanswered: count };
+            progress.retained.insert(first, retained);
+        }
+        Ok(())
+    }
+
+    /// Encodes a list of items. Those that cannot be sent are replaced by their failures, which the worker hands back
+    /// in their places, so that nothing else is disturbed.
+    fn encode(
+        &self,
+        py: Python<'_>,
+        items: &Bound<'_, PyList>,
+        first: u64,
+        manner: &mut Manner,
+    ) -> PyResult<forklift_core::payload::Payload> {
+        let error = match encode(py, items, self.pool.arena(), manner) {
+            Ok(payload) => return Ok(payload),
+            Err(error) if !error.is_instance_of::<pyo3::exceptions::PyException>(py) => return Err(error),
+            Err(error) => error,
+        };
+        let unsendable = py.import("forklift._outcome")?.getattr("unsendable_item")?;
+        for index in 0..items.len() {
+            let item = items.get_item(index)?;
+            let culprit = if items.len() == 1 {
+                Some(error.clone_ref(py))
+            } else {
+                encode(py, PyList::new(py, [&item])?.as_any(), self.pool.arena(), manner).err()
+            };
+            if let Some(error) = culprit {
+                items.set_item(index, unsendable.call1((item, first + index as u64, error.into_value(py)))?)?;
+            }
+        }
+        encode(py, items, self.pool.arena(), manner)
+    }
+
+    fn restore(&self, py: Python<'_>, chunk: ChunkId) -> PyResult<()> {
+        let (first, items, mut manner) = {
+            let progress = self.progress();
+            let found = progress.retained.iter().find(|(_, retained)| retained.chunk == chunk);
+            let Some((first, retained)) = found else { return Ok(()) };
+            (*first, retained.items.clone_ref(py), progress.manner)
+        };
+        let payload = self.encode(py, items.bind(py), first, &mut manner)?;
+        self.pool.restore(chunk, payload);
+        Ok(())
+    }
+
+    fn decode<'py>(&self, py: Python<'py>, answer: Answer) -> PyResult<Outcomes<'py>> {
+        self.note_answer(answer.first, answer.items);
+        let failure = py.import("forklift._outcome")?;
+        match answer.outcome {
+            Outcome::Lost(end) => {
+                let error = death(py, answer.first, &end)?;
+                Ok((PyList::new(py, [py.None()])?, vec![(answer.first, error)]))
+            }
+            Outcome::Values(parcel) => {
+                let list = match decode(py, parcel).and_then(|list| Ok(list.cast_into::<PyList>()?)) {
+                    Ok(list) => list,
+                    Err(error) if !error.is_instance_of::<pyo3::exceptions::PyException>(py) => return Err(error),
+                    Err(error) => {
+                        let error = failure.call_method1("undecodable_result", (error.into_value(py),))?.unbind();
+                        let nothing = PyList::new(py, (0..answer.items).map(|_| py.None()))?;
+                        let range = answer.first..answer.first + u64::from(answer.items);
+                        return Ok((nothing, range.map(|index| (index, error.clone_ref(py))).collect()));
+                    }
+                };
+                let mut failures = Vec::new();
+                if answer.failed > 0 {
+                    let class = failure.getattr("Failure")?;
+                    for (offset, value) in list.iter().enumerate() {
+                        if value.get_type().is(&class) {
+                            let index = answer.first + offset as u64;
+                            let error = failure.call_method1("revive", (value, index))?;
+                            failures.push((index, error.unbind()));
+                            list.set_item(offset, py.None())?;
+                        }
+                    }
+                }
+                Ok((list, failures))
+            }
+        }
+    }
+
+    /// Items that were answered need not be kept.
+    fn note_answer(&self, first: u64, items: u32) {
+        let mut progress = self.progress();
+        let Some((&start, retained)) = progress.retained.range_mut(..=first).next_back() else { return };
+        retained.unanswered = retained.unanswered.saturating_sub(items);
+        let gone = (retained.unanswered == 0).then(|| progress.retained.remove(&start));
+        // Dropping items runs Python code, which may come back here.
+        drop(progress);
+        drop(gone);
+    }
+}
+
+#[pymethods]
+impl Job {
+    /// Feeds the job from `iterator` and takes all its results, until it is finished. Returns the list of results in
+    /// order, with None where an item failed, and a list of `(index, exception)` in order of index.
+    ///
+    /// Raises what the iterator raises, `KeyboardInterrupt`, and the fault of a job that cannot go on; the caller then
+    /// cancels. The interpreter's lock is released while nothing has come. `done(items)` is called after each answer.
+    #[pyo3(signature = (iterator, done=None))]
+    fn run<'py>(
+        &self,
+        py: Python<'py>,
+        iterator: &Bound<'py, PyIterator>,
+        done: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Outcomes<'py>> {
+        let results = PyList::empty(py);
+        let mut failures = Vec::new();
+        loop {
+            let feeding = !self.progress().exhausted;
+            match self.turn(py, feeding, Taking::Any, TICK)? {
+                Turn::Feed(count) => self.pull(py, iterator, count)?,
+                Turn::Restore(chunk) => self.restore(py, chunk)?,
+                Turn::Answer(answer) => {
+                    let (first, count) = (answer.first as usize, answer.items);
+                    let (list, failed) = self.decode(py, answer)?;
+                    failures.extend(failed);
+                    place(py, &results, first, &list)?;
+                    if let Some(done) = done {
+                        done.call1((count,))?;
+                    }
+                }
+                Turn::Finished => break,
+                Turn::Failed(reason) => return Err(fault(py, &reason)),
+                Turn::Nothing => {}
+            }
+        }
+        failures.sort_by_key(|(index, _)| *index);
+        Ok((results, failures))
+    }
+
+    /// Feeds the job from `iterator` until it is finished, however it ends. Somebody else takes the results, or nobody:
+    /// see `abandon`.
+    fn feed(&self, py: Python<'_>, iterator: &Bound<'_, PyIterator>) -> PyResult<()> {
+        loop {
+            let feeding = !self.progress().exhausted;
+            let taking = if self.abandoned.load(Ordering::Relaxed) { Taking::Any } else { Taking::Nothing };
+            match self.turn(py, feeding, taking, TICK)? {
+                Turn::Feed(count) => self.pull(py, iterator, count)?,
+                Turn::Restore(chunk) => self.restore(py, chunk)?,
+                Turn::Finished | Turn::Failed(_) => return Ok(()),
+                Turn::Answer(answer) => {
+                    self.note_answer(answer.first, answer.items);
+                    self.pool.consume(self.handle.id(), u64::from(answer.items), answer.bytes);
+                }
+                Turn::Nothing => {}
+            }
+        }
+    }
+
+    /// Nobody will take the results: they are dropped as they come, and the job runs to its end.
+    fn abandon(&self) {
+        self.abandoned.store(true, Ordering::Relaxed);
+    }
+
+    /// No more items come: those that were taken are all.
+    fn exhaust(&self) {
+        let mut progress = self.progress();
+        if !progress.exhausted {
+            progress.exhausted = true;
+            self.pool.exhaust(self.handle.id(), progress.position);
+        }
+    }
+
+    /// Submits one item, as its own chunk, without waiting for credit: `apply`.
+    fn submit_one(&self, py: Python<'_>, item: &Bound<'_, PyAny>) -> PyResult<()> {
+        self.submit(py, &PyList::new(py, [item])?)?;
+        self.exhaust();
+        Ok(())
+    }
+
+    /// Waits up to `timeout` seconds (None: for ever) for results: those from item `first` on, or any. Returns
+    /// `(first, values, failures, weight in bytes)`, `()` when all have been taken, None when the time is up.
+    #[pyo3(signature = (first=None, timeout=None))]
+    fn take<'py>(&self, py: Python<'py>, first: Option<u64>, timeout: Option<f64>) -> PyResult<Bound<'py, PyAny>> {
+        let deadline = timeout.map(|seconds| Instant::now() + Duration::from_secs_f64(seconds.clamp(0.0, 1e9)));
+        let taking = first.map_or(Taking::Any, Taking::From);
+        loop {
+            let patience = deadline.map_or(TICK, |deadline| deadline.saturating_duration_since(Instant::now()));
+            match self.turn(py, false, taking, patience)? {
+                Turn::Restore(chunk) => self.restore(py, chunk)?,
+                Turn::Answer(answer) => {
+                    let (first, bytes) = (answer.first, answer.bytes);
+                    let (list, failures) = self.decode(py, answer)?;
+                    return Ok((first, list, failures, bytes).into_pyobject(py)?.into_any());
+                }
+                Turn::Finished => return Ok(PyTuple::empty(py).into_any()),
+                Turn::Failed(reason) => return Err(fault(py, &reason)),
+                Turn::Feed(_) | Turn::Nothing => {
+                    if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                        return Ok(py.None().into_bound(py));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Waits up to `timeout` seconds (None: for ever) until nothing more will come; whether that is so.
+    #[pyo3(signature = (timeout=None))]
+    fn wait(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
+        let deadline = timeout.map(|seconds| Instant::now() + Duration::from_secs_f64(seconds.clamp(0.0, 1e9)));
+        while !self.handle.finished() {
+            let patience = deadline.map_or(TICK, |deadline| deadline.saturating_duration_since(Instant::now()));
+            if patience.is_zero() {
+                return Ok(false);
+            }
+            if let Turn::Restore(chunk) = self.turn(py, false, Taking::Nothing, patience)? {
+                self.restore(py, chunk)?;
+            }
+        }
+        Ok(true)
+    }
+
+    /// Whether nothing more will come.
+    fn finished(&self) -> bool {
+        self.handle.finished()
+    }
+
+    /// Items answered so far.
+    fn answered(&self) -> u64 {
+        self.handle.answered()
+    }
+
+    /// The number under which the end of this job is announced.
+    fn id(&self) -> u64 {
+        self.handle.id().0
+    }
+
+    /// The consumer of a streamed job has taken so many items, and results of this weight.
+    fn consume(&self, items: u64, bytes: u64) {
+        self.pool.consume(self.handle.id(), items, bytes);
+    }
+
+    /// Nothing more is wanted.
+    fn cancel(&self) {
+        self.pool.cancel(self.handle.id());
+    }
+}
+
+/// Puts values into a list from `first` on, which grows as far as needed.
+fn place<'py>(py: Python<'py>, results: &Bound<'py, PyList>, first: usize, values: &Bound<'py, PyList>) -> PyResult<()> {
+    let length = results.len();
+    if length == first {
+        return results.set_slice(length, length, values);
+    }
+    let end = first + values.len();
+    if length < end {
+        let missing = PyList::new(py, (length..end).map(|_| py.None()))?;
+        results.set_slice(length, length, &missing)?;
+    }
+    results.set_slice(first, end, values)
+}

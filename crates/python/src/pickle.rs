@@ -1,0 +1,202 @@
+//! Objects to payload and back: pickle protocol 5, its large parts left where they are until the one copy.
+//!
+//! The C pickler writes to a [`Sink`]: small pieces of the stream are appended to a vector; large `bytes` objects,
+//! which it passes on as they are, are kept by reference; so are the buffers that objects offer out of band.
+//! Then [`Payload::pack`] gathers all of it, without the interpreter's lock.
+
+use crate::buffer::{Buffer, memory};
+use crate::error::raise;
+use forklift_core::payload::{INLINE_BYTES_MAX, Parcel, Payload};
+use forklift_shm::Arena;
+use pyo3::buffer::PyUntypedBuffer;
+use pyo3::exceptions::PyException;
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyBytes, PyDict, PyList, PyTuple, PyType};
+
+/// A buffer below this size travels in the stream: a block of its own (a page at least, and its release) would cost
+/// more than copying it once more.
+const OUT_OF_BAND_BYTES_MIN: usize = 16 << 10;
+
+/// A piece of the stream below this size is appended to its neighbours rather than kept by reference.
+const BY_REFERENCE_BYTES_MIN: usize = 8 << 10;
+
+enum Piece {
+    /// So many bytes of the sink's own vector, after those of earlier pieces.
+    Own(usize),
+    Bytes(Py<PyBytes>),
+    Buffer(PyUntypedBuffer),
+}
+
+/// What a pickler writes to.
+#[pyclass(module = "forklift._native")]
+#[derive(Default)]
+pub(crate) struct Sink {
+    own: Vec<u8>,
+    pieces: Vec<Piece>,
+    buffers: Vec<PyUntypedBuffer>,
+}
+
+#[pymethods]
+impl Sink {
+    #[new]
+    fn new() -> Self {
+        Self::default()
+    }
+
+    /// Takes a piece of the stream.
+    fn write(&mut self, data: &Bound<'_, PyAny>) -> PyResult<usize> {
+        if let Ok(bytes) = data.cast::<PyBytes>() {
+            let length = bytes.as_bytes().len();
+            if length < BY_REFERENCE_BYTES_MIN {
+                self.append(bytes.as_bytes());
+            } else {
+                self.pieces.push(Piece::Bytes(bytes.clone().unbind()));
+            }
+            return Ok(length);
+        }
+        let buffer = PyUntypedBuffer::get(data)?;
+        let Some(bytes) = memory(&buffer) else {
+            let bytes = data.call_method0(intern!(data.py(), "tobytes"))?;
+            return self.write(&bytes);
+        };
+        let length = bytes.len();
+        if length < BY_REFERENCE_BYTES_MIN {
+            self.append(bytes);
+        } else {
+            self.pieces.push(Piece::Buffer(buffer));
+        }
+        Ok(length)
+    }
+
+    /// The pickler's `buffer_callback`: a false answer takes the buffer out of band.
+    fn buffer(&mut self, offered: &Bound<'_, PyAny>) -> PyResult<bool> {
+        let raw = offered.call_method0(intern!(offered.py(), "raw"))?;
+        let buffer = PyUntypedBuffer::get(&raw)?;
+        if buffer.len_bytes() < OUT_OF_BAND_BYTES_MIN {
+            return Ok(true);
+        }
+        self.buffers.push(buffer);
+        Ok(false)
+    }
+}
+
+impl Sink {
+    fn append(&mut self, bytes: &[u8]) {
+        self.own.extend_from_slice(bytes);
+        match self.pieces.last_mut() {
+            Some(Piece::Own(length)) => *length += bytes.len(),
+            _ => self.pieces.push(Piece::Own(bytes.len())),
+        }
+    }
+
+    /// The one copy.
+    fn pack(&self, py: Python<'_>, arena: &Arena) -> PyResult<Payload> {
+        let mut own = self.own.as_slice();
+        let mut stream: Vec<&[u8]> = Vec::with_capacity(self.pieces.len());
+        for piece in &self.pieces {
+            stream.push(match piece {
+                Piece::Own(length) => {
+                    let (here, rest) = own.split_at(*length);
+                    own = rest;
+                    here
+                }
+                Piece::Bytes(bytes) => bytes.as_bytes(py),
+                Piece::Buffer(buffer) => memory(buffer).unwrap_or_default(),
+            });
+        }
+        let buffers: Vec<&[u8]> =
+            self.buffers.iter().map(|buffer| memory(buffer).unwrap_or_default()).collect();
+        let bytes = stream.iter().chain(&buffers).map(|piece| piece.len()).sum::<usize>();
+        let pack = || Payload::pack(arena, &stream, &buffers);
+        // Giving up the lock costs more than copying a little.
+        if bytes <= INLINE_BYTES_MAX { pack() } else { py.detach(pack) }.map_err(raise)
+    }
+}
+
+/// The Python side of pickling, looked up once.
+struct Tools {
+    pickler: Py<PyType>,
+    loads: Py<PyAny>,
+    cloud_pickler: Py<PyAny>,
+}
+
+static TOOLS: PyOnceLock<Tools> = PyOnceLock::new();
+
+fn tools(py: Python<'_>) -> PyResult<&Tools> {
+    TOOLS.get_or_try_init(py, || {
+        let module = py.import("forklift._pickling")?;
+        Ok(Tools {
+            pickler: module.getattr("Pickler")?.cast_into()?.unbind(),
+            loads: py.import("_pickle")?.getattr("loads")?.unbind(),
+            cloud_pickler: module.getattr("cloud_pickler_class")?.unbind(),
+        })
+    })
+}
+
+/// Which pickler to begin with. Once an object of a job needed the slower one, later ones probably do as well.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Manner {
+    /// The interpreter's own.
+    #[default]
+    Plain,
+    /// cloudpickle, which can send functions and classes by value.
+    Cloud,
+}
+
+fn dump(py: Python<'_>, object: &Bound<'_, PyAny>, manner: Manner) -> PyResult<Py<Sink>> {
+    let tools = tools(py)?;
+    let sink = Bound::new(py, Sink::default())?;
+    let options = PyDict::new(py);
+    options.set_item(intern!(py, "buffer_callback"), sink.getattr(intern!(py, "buffer"))?)?;
+    let class = match manner {
+        Manner::Plain => tools.pickler.bind(py).clone().into_any(),
+        Manner::Cloud => tools.cloud_pickler.bind(py).call0()?,
+    };
+    class.call((&sink, 5), Some(&options))?.call_method1(intern!(py, "dump"), (object,))?;
+    Ok(sink.unbind())
+}
+
+/// Pickles an object into blocks of `arena`: plainly if that is possible, else with cloudpickle; `manner` is told.
+///
+/// # Errors
+/// What the second attempt raises.
+pub(crate) fn encode(
+    py: Python<'_>,
+    object: &Bound<'_, PyAny>,
+    arena: &Arena,
+    manner: &mut Manner,
+) -> PyResult<Payload> {
+    let sink = match dump(py, object, *manner) {
+        Ok(sink) => sink,
+        Err(error) if *manner == Manner::Cloud || !error.is_instance_of::<PyException>(py) => return Err(error),
+        Err(_) => {
+            let sink = dump(py, object, Manner::Cloud)?;
+            *manner = Manner::Cloud;
+            sink
+        }
+    };
+    let sink = sink.bind(py).borrow();
+    sink.pack(py, arena)
+}
+
+/// Builds the object of a parcel. Its buffers become parts of the object as they lie; they go back to their owner when
+/// the last part that is built upon them dies.
+///
+/// # Errors
+/// What unpickling raises.
+pub(crate) fn decode<'py>(py: Python<'py>, parcel: Parcel) -> PyResult<Bound<'py, PyAny>> {
+    let tools = tools(py)?;
+    let buffers = parcel.buffers.into_iter().map(Buffer::new);
+    let options = PyDict::new(py);
+    if buffers.len() > 0 {
+        let list = PyList::empty(py);
+        for buffer in buffers {
+            list.append(Bound::new(py, buffer)?)?;
+        }
+        options.set_item(intern!(py, "buffers"), list)?;
+    }
+    let stream = Bound::new(py, Buffer::new(parcel.stream))?;
+    tools.loads.bind(py).call(PyTuple::new(py, [stream])?, Some(&options))
+}

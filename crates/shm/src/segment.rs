@@ -1,0 +1,496 @@
+//! One memory file, mapped. UNSAFE: this is the only file that maps and unmaps memory.
+//!
+//! A segment is an anonymous file in memory (memfd) and one mapping of all of it. It has no name in any file system,
+//! so it is gone when the last process that holds it is gone, however that process ends. The process that
+//! [creates](Segment::create) it is its owner and the only one that allocates from it; a peer gets the descriptor
+//! over a channel and [opens](Segment::open) it.
+//!
+//! A segment is not an allocator (see [`Arena`](crate::Arena)) and not a lock: it knows where its bytes are and which
+//! pages live blocks of *this process* have claimed, and nothing of what peers do with them.
+//!
+//! # Invariants
+//! - `base` is the address of a mapping of exactly `bytes` bytes which lives as long as the value, readable and
+//!   writable, and never moved or partly unmapped.
+//! - The file cannot become shorter than the mapping (it is sealed, or, where there are no seals, trusted), so that
+//!   reading the mapping never ends in SIGBUS.
+//! - A page is in at most one [`Claim`] at a time.
+//!
+//! # Limitations
+//! - Memory is not reserved: a page is found by the kernel when it is first touched, and where there is none left,
+//!   the process (or another one of its cgroup) is killed. That is what the arena's limit is for.
+//! - After a fork the child has the mapping too (MADV_DONTFORK is deliberately not set, since children of a
+//!   `fork` context read their parent's blocks) but claims nothing: it must neither allocate from nor punch what it
+//!   inherited.
+
+use std::ops::Range;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::ptr::NonNull;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags};
+use rustix::io::Errno;
+use rustix::mm::{Advice, MapFlags, ProtFlags};
+
+use crate::error::{Error, Result};
+use crate::pages::PageSet;
+
+/// Byte offsets are u64 and addresses usize; everything here takes them to be the same.
+const _: () = assert!(usize::BITS == 64, "forklift-shm needs a 64-bit machine");
+
+/// The largest segment. Far above any machine's memory, and small enough that no sum of two sizes overflows.
+pub const SEGMENT_BYTES_MAX: u64 = 1 << 42;
+
+/// The seals that an owner puts on its segments: no shorter, no longer, and no further seals, so that nobody can
+/// forbid the writing that all of this is for.
+const SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::SEAL);
+
+/// Names a segment among those of one owner. Never used for a second segment of the same owner.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SegmentId(pub u32);
+
+/// A run of bytes in a segment: what one process tells another instead of a pointer.
+///
+/// It is only a name. That it lies inside of its segment is checked where it is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Span {
+    /// Which of the owner's segments.
+    pub segment: SegmentId,
+    /// Where the run begins, in bytes from the start of the segment.
+    pub offset: u64,
+    /// How many bytes it has.
+    pub bytes: u64,
+}
+
+/// Who sees what is written through a mapping.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Sharing {
+    /// Everyone who maps the segment (MAP_SHARED).
+    Shared,
+    /// Only this process: a page is copied when it is first written to (MAP_PRIVATE).
+    Private,
+}
+
+/// One memory file with its mapping. See the module's documentation.
+#[derive(Debug)]
+pub struct Segment {
+    base: NonNull<u8>,
+    bytes: u64,
+    sharing: Sharing,
+    fd: OwnedFd,
+    claimed: Mutex<PageSet>,
+}
+
+// SAFETY:
+// - The mapping belongs to the process, not to a thread, so it may be used and unmapped by any thread.
+unsafe impl Send for Segment {}
+// SAFETY:
+// - No method that takes `&self` reads or writes the mapping, apart from `Words`, which does so by atomic operations;
+//   `base` and `bytes` never change, and `claimed` has a lock.
+unsafe impl Sync for Segment {}
+
+impl Segment {
+    /// Creates a segment of at least `bytes` bytes (rounded up to whole pages), all zero and none of them in memory
+    /// yet, sealed against changes of its size, and maps it shared.
+    ///
+    /// Where a sandbox does not allow seals, the segment is made without.
+    ///
+    /// # Errors
+    /// [`Error::System`] when the system has no descriptor, address space or memory left;
+    /// [`Error::OutOfRange`] for 0 bytes or more than [`SEGMENT_BYTES_MAX`].
+    pub fn create(bytes: u64) -> Result<Arc<Self>> {
+        let bytes = whole_pages(bytes)?;
+        let (fd, sealable) = create_file(bytes)?;
+        rustix::fs::ftruncate(&fd, bytes)
+            .map_err(|errno| Error::system("size a memory file", bytes, errno))?;
+        if sealable {
+            match rustix::fs::fcntl_add_seals(&fd, SEALS) {
+                // Without seals a peer could shorten the file and kill us by it. Peers are children of our own and
+                // trusted not to be hostile, so that is better than not to work at all.
+                Ok(()) | Err(Errno::INVAL | Errno::NOSYS | Errno::PERM) => {}
+                Err(errno) => return Err(Error::system("seal a memory file", bytes, errno)),
+            }
+        }
+        Self::map(fd, bytes, Sharing::Shared)
+    }
+
+    /// Maps a segment that a peer created, of which it announced the size.
+    ///
+    /// Nothing is believed: the file must be as long as announced and sealed against becoming shorter, or else a peer
+    /// could make us die of SIGBUS at any later access. Only where this process cannot seal files either (some
+    /// sandboxes) the seal is not asked for.
+    ///
+    /// # Errors
+    /// [`Error::Foreign`] when the descriptor is not a sealed memory file of the announced size;
+    /// [`Error::System`] and [`Error::OutOfRange`] as for [`create`](Self::create).
+    pub fn open(fd: OwnedFd, bytes: u64, sharing: Sharing) -> Result<Arc<Self>> {
+        let mapped_bytes = whole_pages(bytes)?;
+        let status = rustix::fs::fstat(&fd)
+            .map_err(|errno| Error::system("examine a received descriptor", bytes, errno))?;
+        let found_bytes = u64::try_from(status.st_size).unwrap_or(0);
+        let foreign = |reason| Error::Foreign { announced_bytes: bytes, found_bytes, reason };
+        if found_bytes < mapped_bytes {
+            return Err(foreign("it is shorter than announced"));
+        }
+        if !found_bytes.is_multiple_of(page_bytes()) {
+            return Err(foreign("its size is not a multiple of the page size"));
+        }
+        let sealed = rustix::fs::fcntl_get_seals(&fd).is_ok_and(|seals| seals.contains(SealFlags::SHRINK));
+        if !sealed && seals_work() {
+            return Err(foreign("it is not sealed against shrinking"));
+        }
+        Self::map(fd, mapped_bytes, sharing)
+    }
+
+    /// The descriptor of the memory file, to be sent to a peer.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
+    /// The size in bytes; a multiple of the page size.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Who sees what this process writes into the segment.
+    pub fn sharing(&self) -> Sharing {
+        self.sharing
+    }
+
+    /// Gives the memory of the whole pages inside of the range back to the system, for everyone who maps the segment:
+    /// the pages read as zero from then on. Pages that the range covers only in part are left alone.
+    ///
+    /// The caller knows that no peer still holds the range; blocks of this process are guarded.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`]; [`Error::Claimed`] when one of the pages belongs to a live draft or block of this
+    /// process; [`Error::System`].
+    pub fn punch(&self, offset: u64, bytes: u64) -> Result<()> {
+        self.check(offset, bytes)?;
+        let page = page_bytes();
+        let pages = offset.div_ceil(page)..(offset + bytes) / page;
+        if pages.is_empty() {
+            return Ok(());
+        }
+        // The lock is held over the system call, so that no block can be made of these pages meanwhile.
+        let claimed = self.lock_claimed();
+        if claimed.intersects(pages.clone()) {
+            return Err(Error::Claimed { offset, bytes });
+        }
+        let (start, length) = (pages.start * page, (pages.end - pages.start) * page);
+        let mode = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        rustix::fs::fallocate(&self.fd, mode, start, length)
+            .map_err(|errno| Error::system("punch pages out of a memory file", length, errno))
+    }
+
+    /// Forgets what this process wrote into the range of a private mapping: every page that the range touches shows
+    /// the owner's bytes again. Whole pages are right here, because blocks never share a page. On a shared mapping
+    /// there is nothing to forget, and nothing happens.
+    ///
+    /// The caller knows that nothing in this process still reads the range.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`], [`Error::System`].
+    pub fn discard(&self, offset: u64, bytes: u64) -> Result<()> {
+        self.check(offset, bytes)?;
+        if self.sharing == Sharing::Shared || bytes == 0 {
+            return Ok(());
+        }
+        let page = page_bytes();
+        let start = offset / page * page;
+        let length = (offset + bytes).next_multiple_of(page) - start;
+        // SAFETY:
+        // - The pages are of our own mapping: `check` bounds the range, and the mapping is whole pages long.
+        // - No Rust reference sees its bytes change unless the caller breaks the rule above, since drafts (the only
+        //   exclusive references) are made in shared mappings only, see `claim`.
+        let done = unsafe {
+            rustix::mm::madvise(self.address(start).cast(), length as usize, Advice::LinuxDontNeed)
+        };
+        done.map_err(|errno| Error::system("discard private pages", length, errno))
+    }
+
+    /// How many bytes of the file are in memory (or swapped out), whoever touched them.
+    ///
+    /// # Errors
+    /// [`Error::System`].
+    pub fn resident_bytes(&self) -> Result<u64> {
+        let status = rustix::fs::fstat(&self.fd)
+            .map_err(|errno| Error::system("examine a memory file", self.bytes, errno))?;
+        // POSIX leaves the unit of st_blocks open; on Linux it is 512 bytes for every file system.
+        Ok(u64::try_from(status.st_blocks).unwrap_or(0) * 512)
+    }
+
+    /// The address of a byte. Only good for as long as the segment lives, and for offsets that were checked.
+    pub(crate) fn address(&self, offset: u64) -> *mut u8 {
+        self.base.as_ptr().wrapping_add(offset as usize)
+    }
+
+    /// Fails unless the range lies inside of the segment.
+    pub(crate) fn check(&self, offset: u64, bytes: u64) -> Result<()> {
+        match offset.checked_add(bytes) {
+            Some(end) if end <= self.bytes => Ok(()),
+            _ => Err(Error::OutOfRange { offset, bytes, segment_bytes: self.bytes }),
+        }
+    }
+
+    /// Claims every page that the range touches, for one holder in this process. This is what makes [`Draft`]'s
+    /// exclusive slice sound, whatever mistake the allocator above might make: a page cannot be claimed twice.
+    ///
+    /// [`Draft`]: crate::Draft
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`]; [`Error::Claimed`] when somebody has one of the pages, or when the mapping is private
+    /// (what is written there reaches nobody, and [`discard`](Self::discard) may take it away).
+    pub(crate) fn claim(self: &Arc<Self>, offset: u64, bytes: u64) -> Result<Claim> {
+        self.check(offset, bytes)?;
+        let page = page_bytes();
+        let pages = offset / page..(offset + bytes).div_ceil(page);
+        let mut claimed = self.lock_claimed();
+        if self.sharing == Sharing::Private || claimed.intersects(pages.clone()) {
+            return Err(Error::Claimed { offset, bytes });
+        }
+        claimed.insert(pages.clone());
+        Ok(Claim { segment: Arc::clone(self), pages })
+    }
+
+    /// Maps the file; `bytes` is whole pages and not more than the file has.
+    fn map(fd: OwnedFd, bytes: u64, sharing: Sharing) -> Result<Arc<Self>> {
+        let flags = match sharing {
+            Sharing::Shared => MapFlags::SHARED,
+            Sharing::Private => MapFlags::PRIVATE,
+        };
+        // SAFETY:
+        // - The address is the kernel's choice, so no other mapping is replaced.
+        // - The length is not 0 (`whole_pages`), and the file is at least as long and stays so (sealed or trusted).
+        let mapped = unsafe {
+            rustix::mm::mmap(
+                std::ptr::null_mut(),
+                bytes as usize,
+                ProtFlags::READ | ProtFlags::WRITE,
+                flags | MapFlags::NORESERVE,
+                &fd,
+                0,
+            )
+        };
+        let base = mapped.map_err(|errno| Error::system("map a memory file", bytes, errno))?;
+        let base = NonNull::new(base.cast::<u8>())
+            .ok_or_else(|| Error::system("map a memory file", bytes, Errno::NOMEM))?;
+        Ok(Arc::new(Self { base, bytes, sharing, fd, claimed: Mutex::default() }))
+    }
+
+    fn lock_claimed(&self) -> MutexGuard<'_, PageSet> {
+        // A bitmap is whole after every single operation, so a panic elsewhere does not spoil it.
+        self.claimed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Segment {
+    fn drop(&mut self) {
+        // SAFETY:
+        // - `base` and `bytes` are those of the mapping made in `map`, which nobody else unmaps.
+        // - Everything that reaches into the mapping (drafts, views, words) holds an `Arc` of the segment, so nothing
+        //   does any more.
+        let unmapped = unsafe { rustix::mm::munmap(self.base.as_ptr().cast(), self.bytes as usize) };
+        debug_assert!(unmapped.is_ok(), "expected to unmap a segment, found {unmapped:?}");
+    }
+}
+
+/// The proof that its holder is the only one in this process who has these pages. Ends when dropped.
+#[derive(Debug)]
+pub(crate) struct Claim {
+    segment: Arc<Segment>,
+    pages: Range<u64>,
+}
+
+impl Claim {
+    /// The segment that the pages are of.
+    pub(crate) fn segment(&self) -> &Arc<Segment> {
+        &self.segment
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.segment.lock_claimed().remove(self.pages.clone());
+    }
+}
+
+/// A run of words that are written together: 64 bytes, the cache line of nearly all machines, so that the writers of
+/// two lines do not disturb each other.
+pub(crate) type Line = [AtomicU64; 8];
+
+/// A whole segment as lines of atomic words, for the [`Scoreboard`](crate::Scoreboard). Holds a claim on all of it, so that no
+/// draft of this process reaches the words by other than atomic means.
+#[derive(Debug)]
+pub(crate) struct Words {
+    claim: Claim,
+}
+
+impl Words {
+    /// Takes all of a segment, which must be mapped shared.
+    ///
+    /// # Errors
+    /// [`Error::Claimed`] when a part of it is taken.
+    pub(crate) fn new(segment: &Arc<Segment>) -> Result<Self> {
+        let claim = segment.claim(0, segment.bytes())?;
+        Ok(Self { claim })
+    }
+
+    /// The segment that the words are in.
+    pub(crate) fn segment(&self) -> &Arc<Segment> {
+        self.claim.segment()
+    }
+
+    /// One line.
+    ///
+    /// # Panics
+    /// When the segment has no such line.
+    pub(crate) fn line(&self, index: usize) -> &Line {
+        let segment = self.segment();
+        let lines = segment.bytes() as usize / size_of::<Line>();
+        assert!(index < lines, "expected a line below {lines}, found {index}");
+        let line: *mut Line = segment.address((index * size_of::<Line>()) as u64).cast();
+        // SAFETY:
+        // - Valid: the assertion puts all of the line inside of the mapping, which lives as long as `self`.
+        // - Aligned: the mapping begins on a page and the offset is a multiple of the line's size.
+        // - Initialised: every byte of a mapping is, and any bits are an AtomicU64.
+        // - Not accessed other than by atomics: the claim keeps drafts away, here and by trust in the peer.
+        unsafe { &*line }
+    }
+}
+
+/// The machine's page size in bytes, the unit of everything that is claimed, punched or handed out.
+pub(crate) fn page_bytes() -> u64 {
+    rustix::param::page_size() as u64
+}
+
+/// Rounds a size up to whole pages, and refuses what cannot be mapped at all.
+fn whole_pages(bytes: u64) -> Result<u64> {
+    if bytes == 0 || bytes > SEGMENT_BYTES_MAX {
+        return Err(Error::OutOfRange { offset: 0, bytes, segment_bytes: SEGMENT_BYTES_MAX });
+    }
+    Ok(bytes.next_multiple_of(page_bytes()))
+}
+
+/// Creates an empty memory file, and says whether it can be sealed.
+fn create_file(bytes: u64) -> Result<(OwnedFd, bool)> {
+    let failed = |errno| Error::system("create a memory file", bytes, errno);
+    match rustix::fs::memfd_create("forklift", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING) {
+        Ok(fd) => Ok((fd, true)),
+        // An emulation of memfd_create that knows no seals says so by refusing the flag.
+        Err(Errno::INVAL) => {
+            rustix::fs::memfd_create("forklift", MemfdFlags::CLOEXEC).map(|fd| (fd, false)).map_err(failed)
+        }
+        Err(errno) => Err(failed(errno)),
+    }
+}
+
+/// Whether this process can seal memory files, tried once. If it cannot, neither could the peer that sent us one
+/// without, since workers live in the same sandbox.
+fn seals_work() -> bool {
+    static ANSWER: OnceLock<bool> = OnceLock::new();
+    *ANSWER.get_or_init(|| match create_file(0) {
+        Ok((fd, true)) => {
+            let sealed = rustix::fs::fcntl_add_seals(&fd, SealFlags::SHRINK);
+            sealed.is_ok() && rustix::fs::fcntl_get_seals(&fd).is_ok()
+        }
+        // Where no probe can be made (no descriptors left), the strict answer is the safe one.
+        Ok((_, false)) => false,
+        Err(_) => true,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::Ordering::Relaxed;
+
+    use super::*;
+
+    fn duplicate(segment: &Segment) -> OwnedFd {
+        segment.fd().try_clone_to_owned().unwrap()
+    }
+
+    #[test]
+    fn sizes_are_whole_pages() {
+        let segment = Segment::create(1).unwrap();
+        assert_eq!(segment.bytes(), page_bytes());
+        assert_eq!(segment.sharing(), Sharing::Shared);
+        assert!(matches!(Segment::create(0), Err(Error::OutOfRange { .. })));
+        assert!(matches!(Segment::create(u64::MAX), Err(Error::OutOfRange { .. })));
+    }
+
+    #[test]
+    fn a_sealed_segment_keeps_its_size() {
+        let segment = Segment::create(3 * page_bytes()).unwrap();
+        assert_eq!(rustix::fs::ftruncate(segment.fd(), 0), Err(Errno::PERM));
+        assert_eq!(rustix::fs::ftruncate(segment.fd(), 4 * page_bytes()), Err(Errno::PERM));
+        assert_eq!(rustix::fs::fcntl_add_seals(segment.fd(), SealFlags::WRITE), Err(Errno::PERM));
+    }
+
+    #[test]
+    fn foreign_descriptors_are_refused() {
+        let page = page_bytes();
+        let refused = |fd: OwnedFd, bytes| match Segment::open(fd, bytes, Sharing::Shared) {
+            Err(Error::Foreign { reason, .. }) => reason,
+            other => panic!("expected a refusal, found {other:?}"),
+        };
+        let segment = Segment::create(page).unwrap();
+        assert_eq!(refused(duplicate(&segment), page + 1), "it is shorter than announced");
+        let (unsealed, _) = create_file(0).unwrap();
+        rustix::fs::ftruncate(&unsealed, page).unwrap();
+        assert_eq!(refused(unsealed, page), "it is not sealed against shrinking");
+        let (odd, _) = create_file(0).unwrap();
+        rustix::fs::ftruncate(&odd, 2 * page + 1).unwrap();
+        assert_eq!(refused(odd, page), "its size is not a multiple of the page size");
+        let (end, _other_end) = rustix::pipe::pipe().unwrap();
+        assert_eq!(refused(end, page), "it is shorter than announced");
+    }
+
+    #[test]
+    fn words_are_seen_through_every_shared_mapping() {
+        let ours = Segment::create(page_bytes()).unwrap();
+        let theirs = Segment::open(duplicate(&ours), ours.bytes(), Sharing::Shared).unwrap();
+        let (ours, theirs) = (Words::new(&ours).unwrap(), Words::new(&theirs).unwrap());
+        ours.line(3)[7].store(42, Relaxed);
+        assert_eq!(theirs.line(3)[7].load(Relaxed), 42);
+        assert!(matches!(Words::new(ours.segment()), Err(Error::Claimed { .. })));
+    }
+
+    #[test]
+    fn punching_gives_memory_back_but_never_that_of_a_claim() {
+        let page = page_bytes();
+        let segment = Segment::create(4 * page).unwrap();
+        let words = Words::new(&segment).unwrap();
+        for index in 0..4 {
+            words.line(index * page as usize / size_of::<Line>())[0].store(1, Relaxed);
+        }
+        assert_eq!(segment.resident_bytes().unwrap(), 4 * page);
+        assert!(matches!(segment.punch(0, page), Err(Error::Claimed { .. })));
+        drop(words);
+        segment.punch(1, 2 * page).unwrap();
+        assert_eq!(segment.resident_bytes().unwrap(), 3 * page, "only the page wholly inside is punched");
+        segment.punch(0, 4 * page).unwrap();
+        assert_eq!(segment.resident_bytes().unwrap(), 0);
+        segment.punch(5, 7).unwrap();
+        assert!(matches!(segment.punch(page, u64::MAX), Err(Error::OutOfRange { .. })));
+        assert!(segment.discard(3 * page, page + 1).is_err());
+    }
+
+    #[test]
+    fn a_sparse_segment_may_be_larger_than_memory() {
+        let segment = Segment::create((4 << 30) + (1 << 30)).unwrap();
+        let words = Words::new(&segment).unwrap();
+        let last = words.line(segment.bytes() as usize / size_of::<Line>() - 1);
+        last[7].store(9, Relaxed);
+        assert_eq!(last[7].load(Relaxed), 9);
+        // A machine that uses huge pages for shared memory may have taken one.
+        assert!(segment.resident_bytes().unwrap() <= 4 << 20);
+    }
+
+    #[test]
+    #[should_panic(expected = "expected a line below")]
+    fn lines_are_bounded() {
+        let words = Words::new(&Segment::create(1).unwrap()).unwrap();
+        words.line(page_bytes() as usize / size_of::<Line>());
+    }
+}

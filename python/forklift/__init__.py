@@ -1,0 +1,31 @@
+"""Forklift: a process pool for large objects. `from forklift import Pool` in place of `multiprocessing`'s."""
+
+from forklift.errors import DecodeError, EncodeError, ForkliftError, MemoryLimitExceeded, WorkerDied
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from forklift.errors import TaskTimeout
+    from forklift.pool import Pool
+
+__all__ = [
+    "DecodeError",
+    "EncodeError",
+    "ForkliftError",
+    "MemoryLimitExceeded",
+    "Pool",
+    "TaskTimeout",
+    "WorkerDied",
+]
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> object:
+    # Workers import this package too, and need none of what a parent does.
+    if name == "Pool":
+        from forklift.pool import Pool as found
+    elif name == "TaskTimeout":
+        from forklift.errors import TaskTimeout as found
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = found
+    return found

@@ -1,0 +1,101 @@
+"""How workers are started, seen from the user's process: what the native code is told about it."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import sys
+import threading
+from collections.abc import Iterable
+from functools import partial
+from multiprocessing.context import BaseContext
+from typing import Any
+
+from forklift import _native, _zygote
+
+# Types whose import costs nothing, or that only exist in the user's process.
+_NOT_PRELOADED = {"builtins", "__main__", "__mp_main__"}
+
+
+def start_method(context: BaseContext | str | None) -> str:
+    """Return "zygote", "fork" or "spawn" for a context, a start method's name, or None."""
+    method = context.get_start_method() if isinstance(context, BaseContext) else context
+    if method is None or method == "forkserver":
+        return "zygote"
+    if method in ("fork", "spawn"):
+        return method
+    raise ValueError(
+        f"context must be a multiprocessing context or 'fork', 'spawn' or 'forkserver', not {context!r}"
+    )
+
+
+def command(method: str) -> list[str]:
+    """Return the command line of the interpreter that workers come from. It finds its socket as standard input."""
+    return [] if method == "fork" else _zygote.command_line(method)
+
+
+def environment(processes: int) -> list[tuple[str, str]]:
+    """Return the variables by which workers share the cores out between their native threads."""
+    return list(_zygote.thread_caps(processes, _native.cores()).items())
+
+
+def preparation(modules: Iterable[str]) -> bytes:
+    """Return what a fresh interpreter has to know before it becomes a worker, or the mother of workers."""
+    return _zygote.preparation(modules)
+
+
+def module_names(preload: Iterable[str]) -> list[str]:
+    """Check the user's `preload`."""
+    if isinstance(preload, str):
+        raise TypeError(f"preload must be names of modules in a list or tuple, not the text {preload!r}")
+    names = list(preload)
+    for name in names:
+        if not isinstance(name, str) or not name:
+            raise TypeError(f"preload must hold names of modules, not {name!r}")
+    return names
+
+
+def modules_of(func: Any, sample: object) -> set[str]:
+    """Return the modules that workers will import for a call: those of the function and of the first item's types.
+
+    The zygote imports them once, and every worker is born with them.
+    """
+    while isinstance(func, partial):
+        func = func.func
+    func = getattr(func, "__func__", func)
+    names = {getattr(func, "__module__", None) or type(func).__module__}
+    if isinstance(sample, (list, tuple)) and sample:
+        item = sample[0]
+        parts = [item]
+        if isinstance(item, (list, tuple)):
+            parts += item[:4]
+        elif isinstance(item, dict):
+            parts += list(item.values())[:4]
+        names |= {type(part).__module__.partition(".")[0] for part in parts}
+    return {name for name in names if name in sys.modules} - _NOT_PRELOADED
+
+
+def pickled_names(modules: Iterable[str]) -> bytes:
+    """Return names as the zygote reads them."""
+    return pickle.dumps(sorted(modules), 5)
+
+
+def serve_forks(native: _native.Pool) -> None:
+    """Fork workers from this process when the pool wants some, in a thread, as `multiprocessing.Pool` does."""
+    thread = threading.Thread(target=_serve_forks, args=(native,), name="forklift-births", daemon=True)
+    thread.start()
+
+
+def _serve_forks(native: _native.Pool) -> None:
+    while (order := native.fork_order(0.5)) is not False:
+        if order is None:
+            continue
+        slot, generation, channel, life = order
+        try:
+            pid = _zygote.fork(channel, life, slot, generation, ())
+        except OSError as error:
+            native.forked(slot, generation, None, str(error))
+        else:
+            native.forked(slot, generation, pid, "")
+        os.close(channel)
+        os.close(life)

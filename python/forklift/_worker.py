@@ -1,0 +1,152 @@
+"""The Python part of a worker process: what has to be set before the native loop runs, and after it has ended.
+
+Reached by three ways, all in `_zygote`: forked from the zygote, forked from the user's process, or started as an
+interpreter of its own. Nothing is imported here that the loop does not need: this is part of every pool's start.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import select
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import signal
+    from collections.abc import Callable
+    from types import FrameType
+    from typing import Any
+else:
+    import _signal as signal  # `signal` itself makes enums of all numbers first: 3 ms.
+
+
+def main(channel_fd: int, life_fd: int, slot: int, authkey: bytes | None = None) -> int:
+    """Serve calls from the channel until told to stop; return the exit code.
+
+    `life_fd` is the read end of a pipe that only the user's process can write to, or -1. `authkey` is that of the
+    user's process, for connections of `multiprocessing` that the user's function opens.
+    """
+    arm_life(life_fd)
+    # Ctrl-C at the terminal reaches all its processes; the user's process decides what becomes of this one. A handler,
+    # and not SIG_IGN, since programs started from here would inherit that.
+    signal.signal(signal.SIGINT, _disregard)
+    name_title(f"forklift-{slot}")
+    name_process(slot, authkey)
+
+    from forklift import _native
+
+    return _native.serve(channel_fd)
+
+
+def run_initializer(function: Callable[..., object], initargs: tuple[Any, ...]) -> None:
+    """Call the pool's initializer. What it returns is dropped; what it raises is the native loop's to report."""
+    function(*initargs)
+
+
+def leave(code: int, run_exit_functions: bool) -> None:
+    """End this process. `run_exit_functions` is for workers that were not forked from the user's process.
+
+    In those that were, the registered functions are the user's own, for the end of the user's own process.
+    """
+    try:
+        if (util := sys.modules.get("multiprocessing.util")) is not None:
+            util._exit_function()  # Children that the user's function started, if any.
+        if run_exit_functions and (atexit := sys.modules.get("atexit")) is not None:
+            atexit._run_exitfuncs()
+    except BaseException as error:
+        sys.excepthook(type(error), error, error.__traceback__)
+    flush()
+    os._exit(code & 0xFF)
+
+
+def flush() -> None:
+    """Write out what the standard streams hold; a stream that is closed or broken holds nothing."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except Exception:
+            continue
+
+
+def arm_life(life_fd: int) -> None:
+    """Have the kernel kill this process as soon as nobody holds the write end of the pipe any more.
+
+    No thread has to wait for it, and the user's function may be anywhere. `PR_SET_PDEATHSIG` would look at the
+    zygote, or at the thread that forked. The pipe is opened once more, because the signal's owner belongs to the open
+    file, which workers would otherwise share.
+    """
+    if life_fd < 0:
+        return
+    try:
+        # Not blocking, for a pipe without writers would never open.
+        own = os.open(f"/proc/self/fd/{life_fd}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        os.close(life_fd)
+    except OSError:
+        own = life_fd
+        os.set_inheritable(own, False)
+    try:
+        fcntl.fcntl(own, fcntl.F_SETSIG, signal.SIGKILL)
+        fcntl.fcntl(own, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(own, fcntl.F_SETFL, fcntl.fcntl(own, fcntl.F_GETFL) | os.O_ASYNC | os.O_NONBLOCK)
+    except OSError:
+        pass  # A sandbox may refuse. The channel's end of file and the zygote remain.
+    poll = select.poll()
+    poll.register(own, 0)
+    if poll.poll(0):  # It had happened before we were ready for it.
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def name_title(title: str) -> None:
+    """Set the name that `ps` and `top` show, of which the kernel keeps 15 characters."""
+    try:
+        with open("/proc/self/comm", "wb", buffering=0) as comm:
+            comm.write(title.encode())
+    except OSError:
+        pass
+
+
+def name_process(slot: int, authkey: bytes | None) -> None:
+    """Let `multiprocessing` know this process by its seat, now if it is imported, else when it comes to be."""
+    module = sys.modules.get("multiprocessing.process")
+    if module is not None:
+        _name(module, slot, authkey)
+    else:
+        sys.meta_path.insert(0, _NameOnImport(slot, authkey))
+
+
+def _name(module: Any, slot: int, authkey: bytes | None) -> None:
+    current = module.current_process()
+    current.name = f"ForkliftWorker-{slot + 1}"
+    # What programs read to give each worker its own device or file, as they do with `multiprocessing.Pool`.
+    current._identity = (slot + 1,)
+    if authkey is not None:
+        current.authkey = authkey
+
+
+class _NameOnImport:
+    """An import hook that waits for `multiprocessing.process`. Importing it in advance would take 15 ms."""
+
+    def __init__(self, slot: int, authkey: bytes | None) -> None:
+        self.slot = slot
+        self.authkey = authkey
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+        if name != "multiprocessing.process":
+            return None
+        sys.meta_path.remove(self)
+        for finder in sys.meta_path:
+            spec = finder.find_spec(name, path, target)
+            if spec is not None and spec.loader is not None:
+                self.run = spec.loader.exec_module
+                spec.loader.exec_module = self.run_and_name  # type: ignore[method-assign]
+                return spec
+        return None
+
+    def run_and_name(self, module: Any) -> None:
+        self.run(module)
+        _name(module, self.slot, self.authkey)
+
+
+def _disregard(number: int, frame: FrameType | None) -> None:
+    return None

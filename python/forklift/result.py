@@ -1,0 +1,284 @@
+"""Results that are not there yet: `AsyncResult` and the iterators of `imap`."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from forklift import _native
+    from forklift.pool import Pool
+
+T = TypeVar("T")
+
+__all__ = ["ApplyResult", "AsyncResult", "IMapIterator", "IMapUnorderedIterator", "MapResult"]
+
+# Callbacks of one process run one at a time, as with `multiprocessing`, whose users therefore need no locks in them.
+_callbacks = threading.RLock()
+
+
+def _report(where: str) -> None:
+    """Print the exception in flight, which nobody is there to catch."""
+    kind, error, traceback = sys.exc_info()
+    hook = threading.excepthook
+    if kind is not None and error is not None:
+        print(f"forklift: exception in {where}", file=sys.stderr)
+        hook(threading.ExceptHookArgs((kind, error, traceback, threading.current_thread())))
+
+
+class AsyncResult(Generic[T]):
+    """The result of `apply_async`, `map_async` or `starmap_async`.
+
+    As `multiprocessing.pool.AsyncResult`: `get`, `wait`, `ready`, `successful`. It differs in that it never waits for
+    ever: when the pool is terminated, `get` raises `ForkliftError`.
+    """
+
+    def __init__(
+        self,
+        pool: Pool,
+        callback: Callable[[Any], object] | None,
+        error_callback: Callable[[BaseException], object] | None,
+    ) -> None:
+        self._pool: Pool | None = pool
+        self._callback = callback
+        self._error_callback = error_callback
+        self._value: Any = None
+        self._error: BaseException | None = None
+
+    def ready(self) -> bool:
+        """Whether the call is done, well or not."""
+        raise NotImplementedError
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Wait until the call is done, or `timeout` seconds."""
+        raise NotImplementedError
+
+    def successful(self) -> bool:
+        """Whether the call is done without an exception. Raises `ValueError` if it is not done."""
+        if not self.ready():
+            raise ValueError(f"{self!r} not ready")
+        self._settle()
+        return self._error is None
+
+    def get(self, timeout: float | None = None) -> T:
+        """Return the result when it is there, or raise the exception of the function.
+
+        `timeout` in seconds; when it passes, `multiprocessing.TimeoutError` is raised and the call goes on.
+        """
+        self.wait(timeout)
+        if not self.ready():
+            from multiprocessing import TimeoutError
+
+            raise TimeoutError
+        self._settle()
+        if self._error is not None:
+            raise self._error
+        result: T = self._value
+        return result
+
+    def _settle(self) -> None:
+        """Make value or error of what has come. Called when ready."""
+
+    def _call_back(self) -> None:
+        self._settle()
+        self._pool = None
+        callback: Callable[[Any], object] | None
+        callback, argument = self._callback, self._value
+        if self._error is not None:
+            callback, argument = self._error_callback, self._error
+        if callback is not None:
+            with _callbacks:
+                try:
+                    callback(argument)
+                except Exception:
+                    _report("a callback")
+
+
+class ApplyResult(AsyncResult[T]):
+    """The result of one call. Decoded by the thread that asks for it, so that it costs the others nothing."""
+
+    def __init__(
+        self,
+        pool: Pool,
+        job: _native.Job,
+        callback: Callable[[Any], object] | None,
+        error_callback: Callable[[BaseException], object] | None,
+    ) -> None:
+        super().__init__(pool, callback, error_callback)
+        self._job = job
+        self._lock = threading.Lock()
+        self._settled = False
+
+    def ready(self) -> bool:
+        """Whether the call is done, well or not."""
+        return self._job.finished()
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Wait until the call is done, or `timeout` seconds."""
+        self._job.wait(timeout)
+
+    def _settle(self) -> None:
+        with self._lock:
+            if self._settled:
+                return
+            try:
+                taken = self._job.take(None, 0)
+                if taken:
+                    _, values, failures, _ = taken
+                    if failures:
+                        self._error = failures[0][1]
+                    else:
+                        self._value = values[0]
+            except Exception as error:
+                self._error = error
+            self._settled = True
+            self._pool = None
+
+
+class MapResult(AsyncResult[list[T]]):
+    """The result of many calls, fed and collected by a thread of its own."""
+
+    def __init__(
+        self,
+        pool: Pool,
+        job: _native.Job,
+        items: Iterator[Any],
+        finish: Callable[[list[Any], list[tuple[int, BaseException]]], list[Any]],
+        callback: Callable[[Any], object] | None,
+        error_callback: Callable[[BaseException], object] | None,
+    ) -> None:
+        super().__init__(pool, callback, error_callback)
+        self._done = threading.Event()
+        thread = threading.Thread(target=self._run, args=(job, items, finish), name="forklift-map", daemon=True)
+        pool._threads.add(thread)
+        thread.start()
+
+    def _run(
+        self,
+        job: _native.Job,
+        items: Iterator[Any],
+        finish: Callable[[list[Any], list[tuple[int, BaseException]]], list[Any]],
+    ) -> None:
+        try:
+            self._value = finish(*job.run(items))
+        except BaseException as error:
+            job.cancel()
+            self._error = error
+        self._done.set()
+        self._call_back()
+
+    def ready(self) -> bool:
+        """Whether all calls are done, well or not."""
+        return self._done.is_set()
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Wait until all calls are done, or `timeout` seconds."""
+        self._done.wait(timeout)
+
+
+class _Supply:
+    """What the thread that feeds an iterator's job shares with the iterator, without keeping it alive."""
+
+    def __init__(self, job: _native.Job) -> None:
+        self.job = job
+        self.error: BaseException | None = None
+
+    def feed(self, items: Iterator[Any]) -> None:
+        """Feed the job until it is finished. What the iterable raises is kept for the consumer, in its place."""
+        try:
+            self.job.feed(items)
+        except BaseException as error:
+            self.error = error
+            self.job.exhaust()
+            self.job.feed(iter(()))
+
+
+class IMapIterator(Generic[T]):
+    """The results of `imap`, in order, each as soon as it is there.
+
+    An item that failed raises its exception in its turn, and the iteration goes on after it. Results that wait for the
+    consumer are bounded in bytes, and in items by `buffersize`: the iterable is taken no further than that.
+
+    An iterator that is dropped after its first result has been taken cancels what remains; one of which nothing was
+    ever taken runs to its end, as with `multiprocessing` (`imap_unordered(...)` for its effects alone).
+    """
+
+    _ordered = True
+
+    def __init__(self, pool: Pool, job: _native.Job, items: Iterable[Any], on_error: str, exact: bool) -> None:
+        self._pool: Pool | None = pool
+        self._job = job
+        self._on_error = on_error
+        self._exact = exact
+        self._next = 0
+        self._begun = False
+        self._over = False
+        # Outcomes of the answer in hand: (value, exception or None, bytes to report when it is taken).
+        self._ready: deque[tuple[Any, BaseException | None, int]] = deque()
+        self._lock = threading.Lock()
+        self._supply = _Supply(job)
+        thread = threading.Thread(
+            target=self._supply.feed, args=(iter(items),), name="forklift-feed", daemon=True
+        )
+        pool._threads.add(thread)
+        thread.start()
+
+    def __iter__(self) -> IMapIterator[T]:
+        return self
+
+    def next(self, timeout: float | None = None) -> T:
+        """Return the next result; wait for it, at most `timeout` seconds, then raise `multiprocessing.TimeoutError`."""
+        with self._lock:
+            if not self._ready:
+                self._begun = True
+                self._refill(timeout)
+            value, error, weight = self._ready.popleft()
+            if self._exact or not self._ready:
+                self._job.consume(1 if self._exact else self._taken, weight)
+        if error is not None:
+            if self._on_error == "return":
+                return error  # type: ignore[return-value]
+            raise error
+        result: T = value
+        return result
+
+    __next__ = next
+
+    def _refill(self, timeout: float | None) -> None:
+        if self._over:
+            raise StopIteration
+        taken = self._job.take(self._next if self._ordered else None, timeout)
+        if taken is None:
+            from multiprocessing import TimeoutError
+
+            raise TimeoutError
+        if not taken:
+            self._over = True
+            self._pool = None
+            if self._supply.error is not None:
+                raise self._supply.error
+            raise StopIteration
+        first, values, failures, weight = taken
+        errors = dict(failures)
+        self._taken = len(values)
+        self._next = first + self._taken
+        for offset, value in enumerate(values):
+            last = offset == self._taken - 1
+            self._ready.append((value, errors.get(first + offset), weight if last else 0))
+
+    def __del__(self) -> None:
+        if self._over:
+            return
+        if self._begun:
+            self._job.cancel()
+        else:
+            self._job.abandon()
+
+
+class IMapUnorderedIterator(IMapIterator[T]):
+    """The results of `imap_unordered`, each as soon as it is there, in whatever order that is."""
+
+    _ordered = False

@@ -1,0 +1,1 @@
+"""What forklift.Pool promises beyond multiprocessing.Pool. Forklift only."""

@@ -1,0 +1,94 @@
+"""Fixtures for all tests: the pools under test, scripts in processes of their own, and the clean house."""
+
+from __future__ import annotations
+
+import os
+import sys
+import uuid
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = str(Path(__file__).resolve().parent.parent)
+if ROOT not in sys.path:  # so that workers find the functions of tests.conformance.work and its like by name
+    sys.path.insert(0, ROOT)
+
+from tests import house  # noqa: E402
+from tests.script import Scripts  # noqa: E402
+
+OUTCOME = pytest.StashKey[bool]()
+ORACLE = "multiprocessing"
+IMPLEMENTATIONS = (ORACLE, "forklift")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    os.environ[house.MARK] = uuid.uuid4().hex
+    config.addinivalue_line("markers", "huge: objects above 2 and 4 GiB; skipped where memory is short")
+    config.addinivalue_line("markers", "untidy(reason): what this test leaves behind is looked at elsewhere")
+    config.addinivalue_line(
+        "filterwarnings", "ignore:This process .* is multi-threaded, use of fork:DeprecationWarning"
+    )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
+    report = yield
+    if report.when == "call":
+        item.stash[OUTCOME] = report.passed
+    return report
+
+
+def load_pool(name: str) -> Callable[..., Any]:
+    """The pool of an implementation; a forklift that cannot be imported is a failure, never a skip."""
+    if name == ORACLE:
+        import multiprocessing
+
+        return multiprocessing.get_context("fork").Pool
+    import forklift
+
+    return forklift.Pool
+
+
+@pytest.fixture(autouse=True)
+def clean_house(request: pytest.FixtureRequest) -> Generator[None, None, None]:
+    """Fail a test that passed and left a process (any pool) or a thread, descriptor, mapping (forklift)."""
+    before = house.look()
+    yield
+    if not request.node.stash.get(OUTCOME, False) or request.node.get_closest_marker("untidy"):
+        return  # a failed test's traceback keeps its pool alive: that is not a second finding
+    callspec = getattr(request.node, "callspec", None)
+    oracle = callspec is not None and callspec.params.get("implementation") == ORACLE
+    left = before.sweep(strict=not oracle)
+    if left:
+        pytest.fail("left behind after the test:\n  " + "\n  ".join(left), pytrace=False)
+
+
+@pytest.fixture(params=IMPLEMENTATIONS)
+def implementation(request: pytest.FixtureRequest) -> str:
+    """The name of the module whose Pool is under test."""
+    return request.param
+
+
+@pytest.fixture
+def Pool(implementation: str) -> Callable[..., Any]:
+    """The class (or factory) under test."""
+    return load_pool(implementation)
+
+
+@pytest.fixture
+def pool(Pool: Callable[..., Any]) -> Generator[Any, None, None]:
+    """A pool of two workers."""
+    pool = Pool(2)
+    yield pool
+    pool.terminate()
+    pool.join()
+
+
+@pytest.fixture
+def scripts(tmp_path: Path) -> Generator[Scripts, None, None]:
+    """Programs that run in processes of their own; all that they started must be gone in the end."""
+    scripts = Scripts(tmp_path)
+    yield scripts
+    scripts.end()

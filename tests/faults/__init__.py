@@ -1,0 +1,1 @@
+"""Deaths, signals, things that cannot be sent, bad arguments. Forklift only."""

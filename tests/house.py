@@ -1,0 +1,158 @@
+"""The clean house: which processes, threads, descriptors and mappings a test found, and which it left behind.
+
+A snapshot is taken before the test; afterwards `leftovers` is polled until it is empty or the limit is over.
+Strict means everything; otherwise only processes count (what multiprocessing.Pool can be held to).
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import re
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+SWEEP_SECONDS = 5.0
+
+#: Every process that is started (by exec) during a session carries this variable, so that orphans are found too.
+MARK = "FORKLIFT_TESTS_SESSION"
+
+#: Servants of the standard library that live as long as the interpreter by design: started on behalf of the
+#: `forkserver` and `spawn` contexts and by named semaphores.
+PROCESS_WIDE = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")
+
+#: Kinds of descriptors that a pool may hold and has to give back.
+DESCRIPTOR_KINDS = re.compile(
+    r"memfd:|^socket:|^pipe:|anon_inode:\[?(eventfd|pidfd|eventpoll|timerfd|signalfd|io_uring)"
+)
+
+#: Names of mappings that are a pool's payload memory.
+MAPPING_NAME = "memfd:forklift"
+
+#: Names of threads, Python's and the kernel's, start with this.
+THREAD_NAME = "forklift"
+
+
+@dataclass(frozen=True)
+class House:
+    """What is there at one moment."""
+
+    processes: frozenset[tuple[int, float]]
+    threads: frozenset[tuple[int, str]]
+    descriptors: frozenset[tuple[int, str]]
+    mappings: frozenset[str]
+
+    def leftovers(self, strict: bool) -> list[str]:
+        """Describe, one line each, what is there now and was not when this snapshot was taken."""
+        now = look()
+        lines = [f"process {describe(pid)}" for pid, _ in sorted(now.processes - self.processes)]
+        if strict:
+            lines += [f"thread {name} ({ident})" for ident, name in sorted(now.threads - self.threads)]
+            lines += [f"descriptor {fd} -> {to}" for fd, to in sorted(now.descriptors - self.descriptors)]
+            lines += [f"mapping {line}" for line in sorted(now.mappings - self.mappings)]
+        return lines
+
+    def sweep(self, strict: bool, seconds: float = SWEEP_SECONDS) -> list[str]:
+        """Wait until nothing is left over, at most `seconds`; return what still is."""
+        deadline = time.monotonic() + seconds
+        while True:
+            gc.collect()
+            lines = self.leftovers(strict)
+            if not lines or time.monotonic() > deadline:
+                return lines
+            time.sleep(0.02)
+
+
+def look() -> House:
+    """Take a snapshot of this process and its offspring."""
+    return House(
+        processes=frozenset(offspring()),
+        threads=frozenset(named_threads()),
+        descriptors=frozenset(open_descriptors()),
+        mappings=frozenset(payload_mappings()),
+    )
+
+
+def offspring() -> set[tuple[int, float]]:
+    """All descendants, and all processes of this session that lost their parent: (pid, time of birth)."""
+    found = set(psutil.Process().children(recursive=True))
+    mark = os.environ.get(MARK)
+    if mark:
+        found |= {psutil.Process(pid) for pid in marked(MARK, mark) if psutil.pid_exists(pid)}
+    return {(p.pid, p.create_time()) for p in found if p.pid != os.getpid() and not is_process_wide(p)}
+
+
+def marked(name: str, value: str) -> list[int]:
+    """The pids of living processes whose environment, when they were started, held `name=value`."""
+    wanted = f"{name}={value}".encode()
+    pids = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            variables = (entry / "environ").read_bytes().split(b"\0")
+        except OSError:
+            continue  # it ended while we looked
+        if wanted in variables:
+            pids.append(int(entry.name))
+    return pids
+
+
+def is_process_wide(process: psutil.Process) -> bool:
+    """Whether `process` is one of the standard library's servants that stay until the interpreter ends."""
+    try:
+        command = " ".join(process.cmdline())
+    except psutil.Error:
+        return False
+    return any(name in command for name in PROCESS_WIDE)
+
+
+def alive(pid: int) -> bool:
+    """Whether a process of this number exists and still runs; a zombie does not."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def describe(pid: int) -> str:
+    try:
+        process = psutil.Process(pid)
+        return f"{pid} {process.status()} parent {process.ppid()}: {' '.join(process.cmdline())[:200]}"
+    except psutil.Error:
+        return f"{pid} (just gone)"
+
+
+def named_threads() -> set[tuple[int, str]]:
+    """The threads of this process that a pool started, by their name in Python or in the kernel."""
+    found = {(t.native_id or 0, t.name) for t in threading.enumerate() if t.name.startswith(THREAD_NAME)}
+    for task in Path("/proc/self/task").iterdir():
+        try:
+            name = (task / "comm").read_text().strip()
+        except OSError:
+            continue
+        if name.startswith(THREAD_NAME):
+            found.add((int(task.name), name))
+    return found
+
+
+def open_descriptors() -> set[tuple[int, str]]:
+    """The descriptors of the kinds that a pool uses: (number, what it points to)."""
+    found = set()
+    for entry in os.listdir("/proc/self/fd"):
+        try:
+            target = os.readlink(f"/proc/self/fd/{entry}")
+        except OSError:
+            continue
+        if DESCRIPTOR_KINDS.search(target):
+            found.add((int(entry), target))
+    return found
+
+
+def payload_mappings() -> set[str]:
+    with open("/proc/self/maps") as maps:
+        return {line.strip() for line in maps if MAPPING_NAME in line}

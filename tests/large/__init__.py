@@ -1,0 +1,1 @@
+"""Large objects: copies, identity, mutability, memory. Forklift only."""

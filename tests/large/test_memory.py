@@ -1,0 +1,148 @@
+"""How much memory a map takes, and objects above 2 and 4 GiB."""
+
+from __future__ import annotations
+
+import gc
+import threading
+from pathlib import Path
+
+import forklift
+import numpy as np
+import psutil
+import pytest
+
+from . import work
+
+MB = 1_000_000
+GIB = 1 << 30
+HUGE_NEEDS = 14 * GIB
+
+
+def proportional_bytes() -> int:
+    """The proportional set size of this process and all its offspring."""
+    total = 0
+    for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:
+        try:
+            lines = Path(f"/proc/{process.pid}/smaps_rollup").read_text().splitlines()
+        except OSError:
+            continue  # it ended
+        total += sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
+    return total
+
+
+class Peak:
+    """Samples the proportional set size in a thread while it is open."""
+
+    PAUSE_SECONDS = 0.01
+
+    def __enter__(self) -> Peak:
+        gc.collect()
+        self.before = self.highest = proportional_bytes()
+        self.samples = 0
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._sample)
+        self._thread.start()
+        return self
+
+    def _sample(self) -> None:
+        while not self._over.wait(self.PAUSE_SECONDS):
+            self.highest = max(self.highest, proportional_bytes())
+            self.samples += 1
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    @property
+    def extra(self) -> int:
+        return self.highest - self.before
+
+
+@pytest.mark.parametrize("rounds", [1, 3])
+def test_arrays_in_take_little_beside_themselves(pool, rounds):
+    """100 arrays of 8 MB to small results: at most 150 MB beyond what all processes hold idle."""
+    arrays = [np.full(MB, float(i)) for i in range(100)]
+    pool.map(work.total, arrays[:1] * 2, 1)  # the workers have imported what they need
+    with Peak() as peak:
+        for _ in range(rounds):
+            assert pool.map(work.total, arrays) == [float(MB) * i for i in range(100)]
+    assert peak.samples > 0
+    assert peak.extra <= 150 * MB, f"{peak.extra / MB:.0f} MB, {peak.samples} samples"
+
+
+def test_a_generator_of_arrays_is_never_held_as_a_whole(pool):
+    pool.map(work.total, [np.ones(MB)] * 2, 1)
+    with Peak() as peak:
+        totals = pool.imap(work.total, (np.full(MB, float(i)) for i in range(100)))
+        assert sum(totals) == float(MB) * sum(range(100))
+    assert peak.samples > 0
+    assert peak.extra <= 250 * MB, f"{peak.extra / MB:.0f} MB, {peak.samples} samples"
+
+
+def test_results_that_are_dropped_are_given_back(pool):
+    """A consumer that keeps nothing: 100 results of 8 MB do not add up."""
+    next(pool.imap(work.make_pattern, [(MB, 1)]))
+    with Peak() as peak:
+        for i, array in enumerate(pool.imap(work.make_pattern, ((MB, i) for i in range(100)), buffersize=4)):
+            assert array[-1] == i
+    assert peak.extra <= 200 * MB, f"{peak.extra / MB:.0f} MB, {peak.samples} samples"
+
+
+def test_memory_does_not_grow_with_the_number_of_calls(pool):
+    arrays = [np.full(MB, float(i)) for i in range(4)]
+    for _ in range(10):
+        pool.map(work.double, arrays)
+    gc.collect()
+    before = proportional_bytes()
+    for _ in range(60):
+        results = pool.map(work.double, arrays)
+    assert [r[0] for r in results] == [0.0, 2.0, 4.0, 6.0]
+    del results
+    gc.collect()
+    assert proportional_bytes() - before <= 60 * MB
+
+
+huge = pytest.mark.skipif(
+    psutil.virtual_memory().available < HUGE_NEEDS, reason="less than 14 GiB of memory are available"
+)
+
+
+@huge
+@pytest.mark.huge
+@pytest.mark.timeout(300)
+def test_argument_above_four_gib():
+    size = 4 * GIB + 5 * MB
+    array = np.zeros(size, np.uint8)
+    places = [0, 2**31 - 1, 2**31, 2**32 - 1, 2**32, size - 1]
+    for n, place in enumerate(places):
+        array[place] = n + 1
+    with forklift.Pool(1, memory_limit="12GiB") as pool:
+        assert pool.map(work.look_at_huge, [array]) == [(size, [1, 2, 3, 4, 5, 6], True)]
+        assert array[-1] == 6
+        assert pool.map(work.total, [np.ones(10)]) == [10.0]
+    pool.join()
+
+
+@huge
+@pytest.mark.huge
+@pytest.mark.timeout(300)
+def test_result_above_two_gib():
+    size = 5 * GIB // 2
+    with forklift.Pool(1, memory_limit="12GiB") as pool:
+        (array,) = pool.map(work.make_huge, [size])
+    pool.join()
+    assert len(array) == size and array.flags.writeable
+    assert [int(array[p]) for p in (0, 2**31 - 1, 2**31, size - 1)] == [
+        1 + p % 100 for p in (0, 2**31 - 1, 2**31, size - 1)
+    ]
+    assert int(array[1:1000].sum()) == 0
+
+
+@huge
+@pytest.mark.huge
+@pytest.mark.timeout(300)
+def test_bytes_above_four_gib():
+    data = bytes(4 * GIB + 3)
+    with forklift.Pool(1, memory_limit="12GiB") as pool:
+        assert pool.map(len, [data]) == [len(data)]
+    pool.join()
