@@ -82,18 +82,24 @@ def become_worker(upstream: int, inherited: bool = False) -> None:
 
     `inherited` says that this process was forked from that one and so has its main module already.
     """
-    global _upstream, _lock
-    _lock = allocate_lock()  # Another thread may have held it at the moment of the fork.
+    global _upstream
     _upstream = upstream
-    _settled.clear()
     _bound.clear()
     if inherited:
         _inherited.update(main_namespace())
-        _settled.update(_known.keys())
         for owner, table in _stamps.items():
             _bound[owner] = {name: version for name, (_, _, version) in table.items()}
     _stamps.clear()
     _kept.clear()
+
+
+def _after_fork() -> None:
+    global _lock
+    _lock = allocate_lock()  # Another thread may have held it at the moment of the fork.
+    _settled.update(_known.keys())  # What was ours is our parent's now, and as complete as before.
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 # Identity --------------------------------------------------------------------------------------------------------
@@ -222,13 +228,14 @@ def main_namespace() -> dict[str, Any]:
 def namespace(key: str, base: Mapping[str, Any]) -> dict[str, Any]:
     """Return the globals that functions of this key share in this process."""
     if key == "__main__":
-        return main_namespace()
-    found = _namespaces.get(key)
-    if found is None:
-        found = _namespaces[key] = {**base, "__builtins__": builtins}
+        found = main_namespace()
+        found.setdefault("__builtins__", builtins)  # C code that imports looks for it.
+        return found
+    if key not in _namespaces:
+        _namespaces[key] = {**base, "__builtins__": builtins}
         while len(_namespaces) > NAMESPACES_MAX:
             del _namespaces[next(iter(_namespaces))]
-    return found
+    return _namespaces[key]
 
 
 def _namespace_key(variables: dict[str, Any]) -> str:
@@ -532,6 +539,8 @@ def reduce_class(cls: type, needs: Needs | None, cloudpickle: Any) -> tuple[Any,
     else:
         kind, name, bases, body, _, _ = cloudpickle._class_getnewargs(cls)
         attributes, _ = cloudpickle._class_getstate(cls)
+        if any(getattr(base, "__name__", "") == "NamedTuple" for base in bases):
+            bases = cls.__bases__  # That base is a function, and would ask for the fields again.
         if "__slots__" in attributes:
             # Set afterwards it would only be a word: the class would have a __dict__, its twin at home has none.
             body["__slots__"] = attributes.pop("__slots__")

@@ -29,7 +29,7 @@ class Needs:
     makes the form unfit to be kept: `ByValue` is raised, before anything large has been copied.
     """
 
-    __slots__ = ("functions", "mappings", "refused", "sizes")
+    __slots__ = ("cells", "functions", "mappings", "refused", "sizes")
 
     def __init__(self) -> None:
         self.refused = False
@@ -39,12 +39,18 @@ class Needs:
         """Forget what was told, to begin again."""
         self.mappings: list[tuple[Any, str, Any]] = []
         self.sizes: list[tuple[Any, int]] = []
+        self.cells: list[tuple[CellType, Any]] = []
         self.functions: list[tuple[Any, ...]] = []
 
     def hold(self) -> bool:
         """Say whether all is as it was."""
+        try:
+            cells = all(cell.cell_contents is content for cell, content in self.cells)
+        except ValueError:  # Emptied.
+            cells = False
         return (
-            all(mapping.get(name, _MISSING) is value for mapping, name, value in self.mappings)
+            cells
+            and all(mapping.get(name, _MISSING) is value for mapping, name, value in self.mappings)
             and all(len(mapping) == size for mapping, size in self.sizes)
             and all(
                 f.__code__ is code and f.__defaults__ is defaults and f.__kwdefaults__ is kwdefaults
@@ -69,9 +75,9 @@ class Needs:
         self._attributes(cls.__dict__, attributes)
 
     def cell(self, cell: CellType, content: Any) -> None:
-        """A cell goes in. Its content can be replaced: only that of a class, for `super()`, never is."""
-        if not isinstance(content, type):
-            self._refuse()
+        """A cell of a method goes in: the class for `super()`, or what made the method put there."""
+        self._value(content)
+        self.cells.append((cell, content))
 
     def _attributes(self, mapping: Any, attributes: Mapping[str, Any]) -> None:
         self.sizes.append((mapping, len(mapping)))
@@ -82,7 +88,9 @@ class Needs:
                 self._value(value)
 
     def _value(self, value: Any) -> None:
-        if value is not _MISSING and not _is_steady(value):
+        if type(value) in (list, dict, set) and not value:
+            self.sizes.append((value, 0))  # Steady while it is empty, as the workers' caches are here.
+        elif value is not _MISSING and not _is_steady(value):
             self._refuse()
 
     def _refuse(self) -> None:
@@ -106,6 +114,8 @@ def _is_steady(value: Any) -> bool:
 # Functions and caches that are themselves dynamic go in too, and are told of in their turn.
 _STEADY = (int, float, complex, bool, type(None), FunctionType, ModuleType, CachedFunction)
 _STEADY_NAMES = {
+    ("dataclasses", "_MISSING_TYPE"),
+    ("dataclasses", "_HAS_DEFAULT_FACTORY_CLASS"),
     ("re", "Pattern"),
     ("logging", "Logger"),
     ("pathlib", "PosixPath"),

@@ -61,6 +61,10 @@ _blobs: dict[int, tuple[object, Needs, tuple[Any, ...]]] = {}
 _editions = 0
 
 
+# What is in them names the process that made them.
+os.register_at_fork(after_in_child=_blobs.clear)
+
+
 def __getattr__(name: str) -> Any:
     # Failures are rare, and their module's imports are not needed before the first.
     if name in ("encode_error", "find_culprit", "pack_exception", "pack_result_failure", "unpack_exception"):

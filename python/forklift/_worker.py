@@ -69,19 +69,18 @@ def flush() -> None:
             continue
 
 
-def arm_life(life_fd: int) -> None:
+def arm_life(life_fd: int) -> int:
     """Have the kernel kill this process as soon as nobody holds the write end of the pipe any more.
 
     No thread has to wait for it, and the user's function may be anywhere. `PR_SET_PDEATHSIG` would look at the
     zygote, or at the thread that forked. The pipe is opened once more, because the signal's owner belongs to the open
-    file, which workers would otherwise share.
+    file, which workers would otherwise share. Returns the descriptor that is armed, -1 for none.
     """
     if life_fd < 0:
-        return
+        return -1
     try:
         # Not blocking, for a pipe without writers would never open.
         own = os.open(f"/proc/self/fd/{life_fd}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        os.close(life_fd)
     except OSError:
         own = life_fd
         os.set_inheritable(own, False)
@@ -91,10 +90,15 @@ def arm_life(life_fd: int) -> None:
         fcntl.fcntl(own, fcntl.F_SETFL, fcntl.fcntl(own, fcntl.F_GETFL) | os.O_ASYNC | os.O_NONBLOCK)
     except OSError:
         pass  # A sandbox may refuse. The channel's end of file and the zygote remain.
+    # It may have happened before. Asked of the old descriptor: the new one has never seen a writer, and for such a
+    # one the kernel reports no end.
     poll = select.poll()
-    poll.register(own, 0)
-    if poll.poll(0):  # It had happened before we were ready for it.
+    poll.register(life_fd, 0)
+    if poll.poll(0):
         os.kill(os.getpid(), signal.SIGKILL)
+    if own != life_fd:
+        os.close(life_fd)
+    return own
 
 
 def name_title(title: str) -> None:
@@ -117,7 +121,7 @@ def name_process(slot: int, authkey: bytes | None) -> None:
 
 def _name(module: Any, slot: int, authkey: bytes | None) -> None:
     current = module.current_process()
-    current.name = f"ForkliftWorker-{slot + 1}"
+    current.name = f"ForkliftPoolWorker-{slot + 1}"
     # What programs read to give each worker its own device or file, as they do with `multiprocessing.Pool`.
     current._identity = (slot + 1,)
     if authkey is not None:

@@ -177,7 +177,7 @@ def _simple_warning_filters() -> list[tuple[str, str]]:
     return [
         (action, category.__name__)
         for action, message, category, module, line in filters
-        if message is module is None and line == 0 and vars(builtins).get(str(category.__name__)) is category
+        if (message, module, line) == (None, None, 0) and getattr(builtins, category.__name__, 0) == category
     ]
 
 
@@ -257,10 +257,10 @@ def main(fd: int = 0, life_fd: int = -1) -> None:
     if fd <= 2:
         fd = os.dup(fd)  # Where standard streams belong nothing else may stay.
     _empty_stdin()
-    _worker.arm_life(life_fd)
     _worker.name_title("forklift-zygote")
-    zygote = _Zygote(fd)
+    zygote = _Zygote(fd, life_fd)
     zygote.serve()
+    zygote.socket.close()
     if zygote.seat is not None and zygote.facts["pid"]:
         zygote.be_worker(*zygote.seat)
 
@@ -268,13 +268,14 @@ def main(fd: int = 0, life_fd: int = -1) -> None:
 class _Zygote:
     """The one object of the zygote: its socket, its children, what it was told."""
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, life_fd: int) -> None:
         os.set_inheritable(fd, False)
         self.socket = _socket.socket(fileno=fd)
         self.children: dict[int, tuple[int, int]] = {}
         self.facts: dict[str, Any] = {"pid": 0, "authkey": None}
         self.seat: tuple[int, int, int] | None = None
         self.parent_fd = -1
+        self.life_fd = _worker.arm_life(life_fd)
         self.poll = select.poll()
         # SIGCHLD only has to end the waiting: Python's C handler writes a byte here.
         self.woken_fd, self.wake_fd = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -328,8 +329,8 @@ class _Zygote:
             if fds:
                 body = _read_all(fds[0], _LENGTH.unpack(body)[0])
                 os.close(fds[0])
-            for life_fd in fds[1:]:
-                _worker.arm_life(life_fd)
+            for life_fd in fds[1:2]:
+                self.life_fd = _worker.arm_life(life_fd)
             self.facts = _prepare(body)
         except Exception as error:
             self.send_failure(NO_WORKER, NO_WORKER, error)
@@ -377,7 +378,7 @@ class _Zygote:
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             self.socket.close()
-            for fd in (self.woken_fd, self.wake_fd, self.parent_fd):
+            for fd in (self.woken_fd, self.wake_fd, self.parent_fd, self.life_fd):
                 if fd >= 0:
                     os.close(fd)
             _reseed()
@@ -451,7 +452,9 @@ def _prepare(data: bytes) -> dict[str, Any]:
         import builtins
         import warnings
 
-        warnings.simplefilter(action, getattr(builtins, category))
+        kind = getattr(builtins, category)
+        if (action, None, kind, None, 0) not in warnings.filters:
+            warnings.simplefilter(action, kind)
     # An empty main module, that nothing of ours is in; the user's definitions will be bound in it as they arrive.
     main = ModuleType("__main__")
     main.__dict__.update(facts["main"], __builtins__=sys.modules["builtins"])

@@ -376,6 +376,8 @@ def bounded_repr_at(obj: object, limit: int, depth: int) -> str:
 def _enclosed(obj: Any, container: Any, brackets: str, shown: Iterable[str], depth: int) -> str:
     """Put the first few of `shown` into brackets, with the type's name where it is not the container itself."""
     body = _first(shown, container.__len__(obj), depth)
+    if not body and brackets == "{}" and container is not dict:
+        return f"{type(obj).__name__}()"  # Empty braces are a dict.
     if type(obj) is tuple and len(obj) == 1:
         body += ","
     if type(obj) is container and container is not frozenset:

@@ -44,6 +44,10 @@ END_SECONDS = 10.0
 _SIZE = re.compile(r"\s*(\d+(?:\.\d*)?)\s*([kmgt]?i?b?)\s*", re.IGNORECASE)
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 
+# Containers whose items exist before they are asked for. Of anything else the items may be one object again and again,
+# with new contents each time.
+_HELD = (list, tuple, range, dict, set, frozenset, str, bytes)
+
 _pools: weakref.WeakSet[Pool] = weakref.WeakSet()
 
 
@@ -377,6 +381,7 @@ class Pool:
                 (func, shape),
                 items=items,
                 chunksize=chunksize,
+                held=type(sample) in _HELD,
                 streamed=streamed,
                 buffersize=buffersize,
                 announce=announce,
@@ -470,9 +475,9 @@ class Pool:
 
     def __exit__(
         self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
+        exc_type: type[BaseException] | None,
+        exc_val: BaseException | None,
+        exc_tb: TracebackType | None,
     ) -> None:
         self.terminate()
 
@@ -499,7 +504,7 @@ def _sized(iterable: Iterable[Any], length: int | None) -> tuple[Iterator[Any], 
         raise ValueError(f"length must be the number of items, not {length!r}")
     items = iter(iterable)
     # A length of the user's is a hint for progress; only that of a container decides where the end is.
-    known = len(iterable) if isinstance(iterable, (list, tuple, range, dict, set, frozenset, str)) else None
+    known = len(iterable) if isinstance(iterable, _HELD) else None
     return items, known
 
 

@@ -111,14 +111,24 @@ class ApplyResult(AsyncResult[T]):
         self._job = job
         self._lock = threading.Lock()
         self._settled = False
+        # Set when the callback has run; without one there is nothing to wait for but the job.
+        self._called_back = threading.Event() if callback or error_callback else None
 
     def ready(self) -> bool:
-        """Whether the call is done, well or not."""
-        return self._job.finished()
+        """Whether the call is done, well or not, and its callback has run."""
+        return self._job.finished() if self._called_back is None else self._called_back.is_set()
 
     def wait(self, timeout: float | None = None) -> None:
         """Wait until the call is done, or `timeout` seconds."""
-        self._job.wait(timeout)
+        if self._called_back is None:
+            self._job.wait(timeout)
+        else:
+            self._called_back.wait(timeout)
+
+    def _call_back(self) -> None:
+        super()._call_back()
+        if self._called_back is not None:
+            self._called_back.set()
 
     def _settle(self) -> None:
         with self._lock:
@@ -167,8 +177,8 @@ class MapResult(AsyncResult[list[T]]):
         except BaseException as error:
             job.cancel()
             self._error = error
-        self._done.set()
         self._call_back()
+        self._done.set()
 
     def ready(self) -> bool:
         """Whether all calls are done, well or not."""

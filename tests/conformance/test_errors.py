@@ -111,7 +111,7 @@ def test_endless_recursion(pool):
 
 def test_large_exception(pool):
     for size in (100_000, 3_000_000):
-        with pytest.raises(ValueError, match="^x+$") as caught:
+        with pytest.raises(ValueError, match="^x+") as caught:
             pool.map(work.raise_large, [size, size], 1)
         assert len(caught.value.args[0]) == size
 

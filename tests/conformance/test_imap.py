@@ -14,7 +14,9 @@ from . import work
 HANG = 40
 
 METHODS = pytest.mark.parametrize("method", ["imap", "imap_unordered"])
-CHUNKS = pytest.mark.parametrize("options", [{}, {"chunksize": 1}, {"chunksize": 2}, {"chunksize": 1000}], ids=str)
+CHUNKS = pytest.mark.parametrize(
+    "options", [{}, {"chunksize": 1}, {"chunksize": 2}, {"chunksize": 1000}], ids=str
+)
 
 
 def check(method: str, got: list, expected: list) -> None:

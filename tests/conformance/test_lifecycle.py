@@ -251,7 +251,9 @@ def test_results_are_not_kept_alive(pool):
     async_result = pool.map_async(work.identity, [{1}, {2}])
     references = [weakref.ref(value) for value in async_result.get(HANG)]
     del async_result
-    until(lambda: gc.collect() >= 0 and all(r() is None for r in references), "the pool lets go of its results")
+    until(
+        lambda: gc.collect() >= 0 and all(r() is None for r in references), "the pool lets go of its results"
+    )
 
 
 def test_many_pools_one_after_the_other(Pool):

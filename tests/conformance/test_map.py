@@ -7,7 +7,7 @@ import math
 import operator
 import random
 from collections import OrderedDict, defaultdict, deque
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import PurePosixPath
@@ -53,7 +53,7 @@ VALUES: dict[str, Any] = {
     "sets": [set(), {1, "a", None}, frozenset({(1, 2)})],
     "collections": [OrderedDict(a=1), defaultdict(list, a=[1]), deque([1], maxlen=3)],
     "numbers": [Decimal("1.10"), Fraction(1, 3)],
-    "times": [datetime(2024, 2, 29, tzinfo=timezone.utc), timedelta(microseconds=1)],
+    "times": [datetime(2024, 2, 29, tzinfo=UTC), timedelta(microseconds=1)],
     "others": [range(1, 9, 2), slice(1, None), UUID(int=7), PurePosixPath("/a/b"), int, len, work.square],
     "classes": [work.Colour.GREEN, work.Point(1, 2), work.Record("r", [1, work.Record("s")])],
     "exceptions": [ValueError("not raised", 1), KeyError],

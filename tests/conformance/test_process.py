@@ -112,12 +112,7 @@ def test_what_was_buffered_before_is_printed_once(scripts, program):
 
 MAIN = {
     "global set by the initializer": (
-        "value = None\n"
-        "def setup(x):\n"
-        "    global value\n"
-        "    value = x\n"
-        "def read(_):\n"
-        "    return value\n",
+        "value = None\ndef setup(x):\n    global value\n    value = x\ndef read(_):\n    return value\n",
         "pool = make_pool(2, setup, ([1, 2],))\nprint(pool.map(read, range(5), 1), value)",
         "[[1, 2], [1, 2], [1, 2], [1, 2], [1, 2]] None",
     ),

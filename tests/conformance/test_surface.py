@@ -78,10 +78,18 @@ def test_signature_of_the_pool(Pool, implementation):
 REFUSED = {
     "no processes": (lambda Pool: Pool(0), ValueError, "^Number of processes must be at least 1$"),
     "less than none": (lambda Pool: Pool(-1), ValueError, "^Number of processes must be at least 1$"),
-    "processes by name": (lambda Pool: Pool(processes=0), ValueError, "Number of processes must be at least 1"),
+    "processes by name": (
+        lambda Pool: Pool(processes=0),
+        ValueError,
+        "Number of processes must be at least 1",
+    ),
     "text as processes": (lambda Pool: Pool("2"), TypeError, None),
     "initializer": (lambda Pool: Pool(1, 5), TypeError, "^initializer must be a callable$"),
-    "initializer by name": (lambda Pool: Pool(1, initializer="f"), TypeError, "^initializer must be a callable$"),
+    "initializer by name": (
+        lambda Pool: Pool(1, initializer="f"),
+        TypeError,
+        "^initializer must be a callable$",
+    ),
     "option": (lambda Pool: Pool(1, frobnicate=1), TypeError, "frobnicate"),
 } | {
     f"maxtasksperchild {value!r}": (

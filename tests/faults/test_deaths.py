@@ -6,9 +6,9 @@ import os
 import signal
 from pathlib import Path
 
-import forklift
 import pytest
 
+import forklift
 from tests import house
 from tests.patience import until, wait_for_file
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import multiprocessing
 
-import forklift
 import pytest
 
+import forklift
 from tests import house
 from tests.patience import settled
 

@@ -8,8 +8,9 @@ import threading
 import traceback
 import types
 
-import forklift
 import pytest
+
+import forklift
 
 from . import work
 
@@ -44,7 +45,7 @@ PATHS = {
     "itself": (threading.Lock, "items[1]"),
     "attribute": (lambda: work.Item(threading.Lock()), "items[1].conn"),
     "in a long list": (lambda: [*range(5000), threading.Lock(), *range(5000)], "items[1][5000]"),
-    "generator": (lambda: [i for i in (1, (x for x in "abc"))], "items[1][1]"),
+    "generator": (lambda: [1, (x for x in "abc")], "items[1][1]"),
 }
 
 
@@ -90,7 +91,7 @@ def test_text_stays_short(pool):
 
 
 def test_failure_with_a_large_argument_stays_short(pool):
-    with pytest.raises(ValueError, match="^short text$") as caught:
+    with pytest.raises(ValueError, match="^short text") as caught:
         pool.map(work.fail_with_verbose, [bytes(16_000_000)])
     assert len(whole_text(caught.value)) < TEXT_MAX
 
@@ -162,7 +163,9 @@ def test_function_that_the_worker_cannot_find(pool):
     sys.modules["forklift_test_ghost"] = ghost
     try:
         for _ in range(2):
-            with pytest.raises((forklift.DecodeError, ImportError, AttributeError), match="forklift_test_ghost"):
+            with pytest.raises(
+                (forklift.DecodeError, ImportError, AttributeError), match="forklift_test_ghost"
+            ):
                 pool.map(ghost.haunt, range(10))
     finally:
         del sys.modules["forklift_test_ghost"]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import forklift
 import numpy as np
 import pytest
+
+import forklift
 
 from . import work
 
@@ -261,7 +262,9 @@ def test_arrays_in_initargs():
     np.testing.assert_array_equal(back, np.arange(300_000))
 
 
-@pytest.mark.parametrize("size", [1, 100, 8_191, 8_192, 65_535, 65_536, 65_537, 262_144, 1_048_577, 4_194_304])
+@pytest.mark.parametrize(
+    "size", [1, 100, 8_191, 8_192, 65_535, 65_536, 65_537, 262_144, 1_048_577, 4_194_304]
+)
 def test_sizes_around_the_borders(pool, size):
     array = np.arange(size, dtype=np.uint8)
     for back in pool.map(work.identity, [array] * 3, 1):

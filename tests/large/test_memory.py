@@ -6,10 +6,11 @@ import gc
 import threading
 from pathlib import Path
 
-import forklift
 import numpy as np
 import psutil
 import pytest
+
+import forklift
 
 from . import work
 

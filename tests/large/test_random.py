@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import forklift
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+
+import forklift
 
 from . import work
 
@@ -17,7 +18,9 @@ from . import work
 LARGE = 70_000
 
 arrays = hnp.arrays(
-    dtype=st.one_of(hnp.integer_dtypes(), hnp.floating_dtypes(), hnp.boolean_dtypes(), hnp.datetime64_dtypes()),
+    dtype=st.one_of(
+        hnp.integer_dtypes(), hnp.floating_dtypes(), hnp.boolean_dtypes(), hnp.datetime64_dtypes()
+    ),
     shape=hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=6),
 )
 large_arrays = st.integers(0, 255).map(lambda n: np.full(LARGE + n, n, np.uint8))
@@ -73,7 +76,11 @@ STEADY = settings(
     database=None,
     deadline=None,
     max_examples=120,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.function_scoped_fixture],
+    suppress_health_check=[
+        HealthCheck.too_slow,
+        HealthCheck.data_too_large,
+        HealthCheck.function_scoped_fixture,
+    ],
 )
 
 

@@ -2,6 +2,7 @@
 
 use crate::channel::{self, PACKET_BYTES_MAX, ParentEnd};
 use crate::error::{Error, Result};
+use crate::event::Event;
 use crate::id::{ChunkId, JobId, Time, WorkerId};
 use crate::mailbox::{Mailbox, Request};
 use crate::message::{ToParent, ToWorker};
@@ -84,6 +85,8 @@ pub(crate) struct Worker {
     pub(crate) announced: HashSet<SegmentId>,
     pub(crate) messages: u64,
     pub(crate) watched_for_room: bool,
+    /// What it said before its birth was reported.
+    pub(crate) early: Option<Event>,
     /// Ordered to die before it was born.
     pub(crate) doomed: bool,
     /// Its channel has ended or its process has; by then it must have been buried.
@@ -125,6 +128,7 @@ impl Worker {
             announced: HashSet::new(),
             messages: 0,
             watched_for_room: false,
+            early: None,
             doomed: false,
             bury_by: None,
             status: None,

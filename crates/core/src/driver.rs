@@ -102,6 +102,7 @@ pub(crate) struct Charter {
     pub(crate) initializer: Option<Payload>,
     pub(crate) arenas: Arenas,
     pub(crate) mailbox: Arc<Mailbox>,
+    pub(crate) bell: Arc<OwnedFd>,
     pub(crate) status: Arc<Status>,
 }
 
@@ -109,6 +110,7 @@ pub(crate) struct Charter {
 pub(crate) struct Driver {
     epoll: OwnedFd,
     mailbox: Arc<Mailbox>,
+    bell: Arc<OwnedFd>,
     status: Arc<Status>,
     scheduler: Scheduler,
     supervisor: Supervisor,
@@ -147,13 +149,14 @@ pub(crate) fn now() -> Time {
 
 impl Driver {
     pub(crate) fn new(charter: Charter) -> Result<Self> {
-        let Charter { scheduler, supervisor, origin, initializer, arenas, mailbox, status } = charter;
+        let Charter { scheduler, supervisor, origin, initializer, arenas, mailbox, bell, status } = charter;
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(system("make an epoll"))?;
-        epoll::add(&epoll, &*mailbox, Watch::Bell.token(), epoll::EventFlags::IN)
+        epoll::add(&epoll, &bell, Watch::Bell.token(), epoll::EventFlags::IN)
             .map_err(system("watch an eventfd"))?;
         let mut driver = Self {
             epoll,
             mailbox,
+            bell,
             status,
             scheduler: Scheduler::new(scheduler),
             supervisor: Supervisor::new(supervisor),
@@ -202,11 +205,14 @@ impl Driver {
             worker.kill();
         }
         self.workers.clear();
-        let (status, mailbox) = (Arc::clone(&self.status), Arc::clone(&self.mailbox));
+        let (status, mailbox, arenas) =
+            (Arc::clone(&self.status), Arc::clone(&self.mailbox), self.arenas.clone());
         // The birthplace ends its zygote before anyone is told that the pool is over.
         drop(self);
+        arenas.inbound.trim(0);
+        arenas.broadcast.trim(0);
         status.end();
-        for request in mailbox.empty() {
+        for request in mailbox.shut() {
             refuse(request, &fault);
         }
     }
@@ -221,7 +227,7 @@ impl Driver {
         for happening in happened {
             match Watch::from_token(happening.data.u64()) {
                 Watch::Bell => {
-                    for request in self.mailbox.empty() {
+                    for request in self.mailbox.empty(&self.bell) {
                         self.grant_request(request);
                     }
                 }
@@ -319,7 +325,9 @@ impl Driver {
             }
             Request::Count { reply } => {
                 let fresh_bytes = self.arenas.inbound.usage().fresh_bytes + self.arenas.broadcast.usage().fresh_bytes;
-                let _ = reply.send(Counters { fresh_bytes, ..self.counters });
+                let messages_sent =
+                    self.counters.messages_sent + self.workers.values().map(|worker| worker.messages).sum::<u64>();
+                let _ = reply.send(Counters { fresh_bytes, messages_sent, ..self.counters });
             }
             Request::Close => self.closing = true,
             Request::Unbound => self.events.push_back(Event::Unbounded),

@@ -10,9 +10,9 @@ use crate::id::{ChunkId, JobId, WorkerId};
 use crate::payload::Payload;
 use forklift_shm::Span;
 use rustix::event::EventfdFlags;
-use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::fd::OwnedFd;
 use std::sync::mpsc::Sender;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// What a caller wants. The events of the same name say what follows.
 #[derive(Debug)]
@@ -89,19 +89,32 @@ pub struct Counters {
     pub fresh_bytes: u64,
 }
 
-/// The queue.
+/// The queue. It is open for as long as the driver lives; what is sent later is dropped.
 #[derive(Debug)]
 pub(crate) struct Mailbox {
-    queue: Mutex<Vec<Request>>,
-    bell: OwnedFd,
+    queue: Mutex<Queue>,
     creator: u32,
 }
 
+#[derive(Debug)]
+struct Queue {
+    requests: Vec<Request>,
+    /// Gone when the driver is.
+    bell: Option<Arc<OwnedFd>>,
+}
+
 impl Mailbox {
-    pub(crate) fn new() -> Result<Self> {
+    /// A mailbox, and the bell by which its reader is woken.
+    pub(crate) fn new() -> Result<(Self, Arc<OwnedFd>)> {
         let bell = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
             .map_err(system("make an eventfd"))?;
-        Ok(Self { queue: Mutex::default(), bell, creator: std::process::id() })
+        let bell = Arc::new(bell);
+        let queue = Queue { requests: Vec::new(), bell: Some(Arc::clone(&bell)) };
+        Ok((Self { queue: Mutex::new(queue), creator: std::process::id() }, bell))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Leaves a request and wakes the driver. In a fork of the process that made the pool there is no driver, and the
@@ -110,27 +123,29 @@ impl Mailbox {
         if std::process::id() != self.creator {
             return;
         }
-        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
-        let first = queue.is_empty();
-        queue.push(request);
+        let mut queue = self.lock();
+        let Some(bell) = queue.bell.clone() else { return };
+        queue.requests.push(request);
+        let first = queue.requests.len() == 1;
         drop(queue);
         if first {
             // The counter can only be full when the driver has not looked for 2^64 requests.
-            let _ = rustix::io::write(&self.bell, &1u64.to_ne_bytes());
+            let _ = rustix::io::write(&bell, &1u64.to_ne_bytes());
         }
     }
 
     /// Takes all that has come.
-    pub(crate) fn empty(&self) -> Vec<Request> {
+    pub(crate) fn empty(&self, bell: &OwnedFd) -> Vec<Request> {
         // The bell is silenced before the queue is read: a request that comes in between rings anew.
         let mut count = [0; 8];
-        let _ = rustix::io::read(&self.bell, &mut count);
-        std::mem::take(&mut *self.queue.lock().unwrap_or_else(PoisonError::into_inner))
+        let _ = rustix::io::read(bell, &mut count);
+        std::mem::take(&mut self.lock().requests)
     }
-}
 
-impl AsFd for Mailbox {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.bell.as_fd()
+    /// Takes what has come last; nothing comes after.
+    pub(crate) fn shut(&self) -> Vec<Request> {
+        let mut queue = self.lock();
+        queue.bell = None;
+        std::mem::take(&mut queue.requests)
     }
 }

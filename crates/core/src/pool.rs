@@ -71,7 +71,8 @@ impl Pool {
     pub fn start(plan: Plan, initializer: impl FnOnce(&Arena) -> Result<Option<Payload>>) -> Result<Self> {
         let broadcast = ArenaLimits { first_segment: BROADCAST_SEGMENTS, ..ArenaLimits::default() };
         let arenas = Arenas { inbound: Arena::new(ArenaLimits::default()), broadcast: Arena::new(broadcast) };
-        let mailbox = Arc::new(Mailbox::new()?);
+        let (mailbox, bell) = Mailbox::new()?;
+        let mailbox = Arc::new(mailbox);
         let status = Arc::new(Status::default());
         let driver = Driver::new(Charter {
             scheduler: plan.scheduler,
@@ -80,6 +81,7 @@ impl Pool {
             initializer: initializer(&arenas.broadcast)?,
             arenas: arenas.clone(),
             mailbox: Arc::clone(&mailbox),
+            bell,
             status: Arc::clone(&status),
         })?;
         std::thread::Builder::new()

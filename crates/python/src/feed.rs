@@ -6,12 +6,14 @@
 //! ```
 
 use crate::error::{death, fault};
-use crate::pickle::{Manner, decode, encode};
+use crate::pickle::{Manner, Sink, decode, dump, encode};
 use forklift_core::handle::{Answer, Handle, Outcome, Taking, Turn};
 use forklift_core::id::ChunkId;
 use forklift_core::pool;
+use forklift_core::payload::Payload;
+use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
-use pyo3::types::{PyIterator, PyList, PyTuple};
+use pyo3::types::{PyBytes, PyIterator, PyList, PyTuple};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -33,6 +35,8 @@ struct Progress {
     position: u64,
     exhausted: bool,
     manner: Manner,
+    /// A chunk that was encoded and waits for credit.
+    pending: Option<Payload>,
     /// By the index of their first item.
     retained: BTreeMap<u64, Retained>,
 }
@@ -43,6 +47,8 @@ pub(crate) struct Job {
     pool: Arc<pool::Pool>,
     handle: Arc<Handle>,
     progress: Mutex<Progress>,
+    /// Whether all items exist before they are pulled, and keep their contents.
+    held: bool,
     /// Nobody will take results any more: whoever feeds drops them.
     abandoned: AtomicBool,
 }
@@ -51,9 +57,9 @@ pub(crate) struct Job {
 type Outcomes<'py> = (Bound<'py, PyList>, Vec<(u64, Py<PyAny>)>);
 
 impl Job {
-    pub(crate) fn new(pool: Arc<pool::Pool>, handle: Arc<Handle>, manner: Manner) -> Self {
+    pub(crate) fn new(pool: Arc<pool::Pool>, handle: Arc<Handle>, held: bool, manner: Manner) -> Self {
         let progress = Mutex::new(Progress { manner, ..Progress::default() });
-        Self { pool, handle, progress, abandoned: AtomicBool::new(false) }
+        Self { pool, handle, progress, held, abandoned: AtomicBool::new(false) }
     }
 
     fn progress(&self) -> MutexGuard<'_, Progress> {
@@ -73,59 +79,108 @@ impl Job {
     /// Pulls a chunk of up to `count` items and submits it. Python code runs here, so no lock is held meanwhile: only
     /// one thread feeds a job.
     fn pull(&self, py: Python<'_>, iterator: &Bound<'_, PyIterator>, count: u32) -> PyResult<()> {
-        let items = PyList::empty(py);
-        let mut ended = false;
-        for _ in 0..count {
-            match iterator.clone().next() {
-                Some(item) => items.append(item?)?,
-                None => {
-                    ended = true;
-                    break;
-                }
-            }
-        }
-        if !items.is_empty() {
-            self.submit(py, &items)?;
-        }
-        if ended {
-            let mut progress = self.progress();
-            progress.exhausted = true;
-            self.pool.exhaust(self.handle.id(), progress.position);
+        let taken = if self.held { self.pull_held(py, iterator, count) } else { self.pull_fleeting(py, iterator, count) };
+        if !taken? {
+            self.exhaust();
         }
         Ok(())
     }
 
-    fn submit(&self, py: Python<'_>, items: &Bound<'_, PyList>) -> PyResult<()> {
-        let (first, mut manner) = {
-            let progress = self.progress();
-            (progress.position, progress.manner)
+    /// From a list or the like: all items exist already, so a chunk is one pickle. Whether there may be more.
+    fn pull_held(&self, py: Python<'_>, iterator: &Bound<'_, PyIterator>, count: u32) -> PyResult<bool> {
+        let items = PyList::empty(py);
+        let mut more = true;
+        for item in iterator.clone().take(count as usize) {
+            items.append(item?)?;
+        }
+        if items.len() < count as usize {
+            more = false;
+        }
+        if !items.is_empty() {
+            let payload = self.encode(py, &items, self.position())?;
+            self.submit(items.len() as u32, payload, Some(&items));
+        }
+        Ok(more)
+    }
+
+    /// From an iterator, which may yield one buffer again and again with new contents: each item is encoded before the
+    /// next is pulled. Small ones travel together, each a pickle of its own; a large one travels alone.
+    fn pull_fleeting(&self, py: Python<'_>, iterator: &Bound<'_, PyIterator>, count: u32) -> PyResult<bool> {
+        let mut pickles: Vec<Bound<'_, PyBytes>> = Vec::new();
+        if let Some(alone) = self.progress().pending.take() {
+            self.submit(1, alone, None);
+            return Ok(true);
+        }
+        let mut items = iterator.clone();
+        let ended = loop {
+            if pickles.len() == count as usize {
+                break Ok(true);
+            }
+            let item = match items.next() {
+                Some(Ok(item)) => item,
+                Some(Err(error)) => break Err(error),
+                None => break Ok(false),
+            };
+            let list = PyList::new(py, [item])?;
+            let position = self.position() + pickles.len() as u64;
+            let sink = self.dump(py, &list, position)?;
+            let sink = sink.bind(py).borrow();
+            if count > 1
+                && let Some(bytes) = sink.small(py)
+            {
+                pickles.push(bytes);
+                continue;
+            }
+            let alone = sink.pack(py, self.pool.arena())?;
+            if pickles.is_empty() {
+                self.submit(1, alone, None);
+                return Ok(true);
+            }
+            self.progress().pending = Some(alone);
+            break Ok(true);
         };
-        let payload = self.encode(py, items, first, &mut manner)?;
-        let count = items.len() as u32;
+        if !pickles.is_empty() {
+            let together = PyTuple::new(py, &pickles)?;
+            let payload = encode(py, together.as_any(), self.pool.arena(), &mut Manner::Plain)?;
+            self.submit(pickles.len() as u32, payload, None);
+        }
+        ended
+    }
+
+    fn position(&self) -> u64 {
+        self.progress().position
+    }
+
+    /// Submits a chunk; `items` if it may have to be encoded again.
+    fn submit(&self, count: u32, payload: Payload, items: Option<&Bound<'_, PyList>>) {
         let mutable = payload.mutable() && count > 1;
+        let first = self.position();
         let chunk = self.pool.submit(self.handle.id(), first, count, payload);
         let mut progress = self.progress();
         progress.position += u64::from(count);
-        progress.manner = manner;
-        if mutable {
+        if let Some(items) = items
+            && mutable
+        {
             let retained = Retained { chunk, items: items.clone().unbind(), unanswered: count };
             progress.retained.insert(first, retained);
         }
-        Ok(())
     }
 
-    /// Encodes a list of items. Those that cannot be sent are replaced by their failures, which the worker hands back
+    /// Encodes a list of items, the first of which has index `first`.
+    fn encode(&self, py: Python<'_>, items: &Bound<'_, PyList>, first: u64) -> PyResult<Payload> {
+        let sink = self.dump(py, items, first)?;
+        sink.bind(py).borrow().pack(py, self.pool.arena())
+    }
+
+    /// Pickles a list of items. Those that cannot be sent are replaced by their failures, which the worker hands back
     /// in their places, so that nothing else is disturbed.
-    fn encode(
-        &self,
-        py: Python<'_>,
-        items: &Bound<'_, PyList>,
-        first: u64,
-        manner: &mut Manner,
-    ) -> PyResult<forklift_core::payload::Payload> {
-        let error = match encode(py, items, self.pool.arena(), manner) {
-            Ok(payload) => return Ok(payload),
-            Err(error) if !error.is_instance_of::<pyo3::exceptions::PyException>(py) => return Err(error),
+    fn dump(&self, py: Python<'_>, items: &Bound<'_, PyList>, first: u64) -> PyResult<Py<Sink>> {
+        let mut manner = self.progress().manner;
+        let attempt = dump(py, items, &mut manner);
+        self.progress().manner = manner;
+        let error = match attempt {
+            Ok(sink) => return Ok(sink),
+            Err(error) if !error.is_instance_of::<PyException>(py) => return Err(error),
             Err(error) => error,
         };
         let unsendable = py.import("forklift._outcome")?.getattr("unsendable_item")?;
@@ -134,23 +189,23 @@ impl Job {
             let culprit = if items.len() == 1 {
                 Some(error.clone_ref(py))
             } else {
-                encode(py, PyList::new(py, [&item])?.as_any(), self.pool.arena(), manner).err()
+                dump(py, PyList::new(py, [&item])?.as_any(), &mut manner).err()
             };
             if let Some(error) = culprit {
                 items.set_item(index, unsendable.call1((item, first + index as u64, error.into_value(py)))?)?;
             }
         }
-        encode(py, items, self.pool.arena(), manner)
+        dump(py, items, &mut manner)
     }
 
     fn restore(&self, py: Python<'_>, chunk: ChunkId) -> PyResult<()> {
-        let (first, items, mut manner) = {
+        let (first, items) = {
             let progress = self.progress();
             let found = progress.retained.iter().find(|(_, retained)| retained.chunk == chunk);
             let Some((first, retained)) = found else { return Ok(()) };
-            (*first, retained.items.clone_ref(py), progress.manner)
+            (*first, retained.items.clone_ref(py))
         };
-        let payload = self.encode(py, items.bind(py), first, &mut manner)?;
+        let payload = self.encode(py, items.bind(py), first)?;
         self.pool.restore(chunk, payload);
         Ok(())
     }
@@ -166,7 +221,7 @@ impl Job {
             Outcome::Values(parcel) => {
                 let list = match decode(py, parcel).and_then(|list| Ok(list.cast_into::<PyList>()?)) {
                     Ok(list) => list,
-                    Err(error) if !error.is_instance_of::<pyo3::exceptions::PyException>(py) => return Err(error),
+                    Err(error) if !error.is_instance_of::<PyException>(py) => return Err(error),
                     Err(error) => {
                         let error = failure.call_method1("undecodable_result", (error.into_value(py),))?.unbind();
                         let nothing = PyList::new(py, (0..answer.items).map(|_| py.None()))?;
@@ -269,7 +324,7 @@ impl Job {
     /// No more items come: those that were taken are all.
     fn exhaust(&self) {
         let mut progress = self.progress();
-        if !progress.exhausted {
+        if !progress.exhausted && progress.pending.is_none() {
             progress.exhausted = true;
             self.pool.exhaust(self.handle.id(), progress.position);
         }
@@ -277,7 +332,9 @@ impl Job {
 
     /// Submits one item, as its own chunk, without waiting for credit: `apply`.
     fn submit_one(&self, py: Python<'_>, item: &Bound<'_, PyAny>) -> PyResult<()> {
-        self.submit(py, &PyList::new(py, [item])?)?;
+        let items = PyList::new(py, [item])?;
+        let payload = self.encode(py, &items, 0)?;
+        self.submit(1, payload, None);
         self.exhaust();
         Ok(())
     }

@@ -13,7 +13,8 @@ use pyo3::exceptions::PyException;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyBytes, PyDict, PyList, PyTuple, PyType};
+use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// A buffer below this size travels in the stream: a block of its own (a page at least, and its release) would cost
 /// more than copying it once more.
@@ -21,6 +22,9 @@ const OUT_OF_BAND_BYTES_MIN: usize = 16 << 10;
 
 /// A piece of the stream below this size is appended to its neighbours rather than kept by reference.
 const BY_REFERENCE_BYTES_MIN: usize = 8 << 10;
+
+/// A pickle below this size is copied once more rather than sent as a message of its own.
+const SMALL_BYTES_MAX: usize = 16 << 10;
 
 enum Piece {
     /// So many bytes of the sink's own vector, after those of earlier pieces.
@@ -91,8 +95,14 @@ impl Sink {
         }
     }
 
+    /// A copy of the whole, if it is small: nothing out of band, and a short stream.
+    pub(crate) fn small<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyBytes>> {
+        let whole = self.buffers.is_empty() && self.own.len() < SMALL_BYTES_MAX;
+        (whole && self.pieces.iter().all(|piece| matches!(piece, Piece::Own(_)))).then(|| PyBytes::new(py, &self.own))
+    }
+
     /// The one copy.
-    fn pack(&self, py: Python<'_>, arena: &Arena) -> PyResult<Payload> {
+    pub(crate) fn pack(&self, py: Python<'_>, arena: &Arena) -> PyResult<Payload> {
         let mut own = self.own.as_slice();
         let mut stream: Vec<&[u8]> = Vec::with_capacity(self.pieces.len());
         for piece in &self.pieces {
@@ -115,22 +125,32 @@ impl Sink {
     }
 }
 
-/// The Python side of pickling, looked up once.
+/// The Python side of pickling, looked up once. A worker's picklers know what came from its parent.
 struct Tools {
-    pickler: Py<PyType>,
-    loads: Py<PyAny>,
+    pickler: Py<PyAny>,
     cloud_pickler: Py<PyAny>,
+    /// Whether what is pickled here are results.
+    upward: bool,
+    loads: Py<PyAny>,
 }
 
 static TOOLS: PyOnceLock<Tools> = PyOnceLock::new();
+static IN_WORKER: AtomicBool = AtomicBool::new(false);
+
+/// From now on this process is a worker, and what it pickles are results.
+pub(crate) fn become_worker() {
+    IN_WORKER.store(true, Ordering::Relaxed);
+}
 
 fn tools(py: Python<'_>) -> PyResult<&Tools> {
     TOOLS.get_or_try_init(py, || {
         let module = py.import("forklift._pickling")?;
+        let upward = IN_WORKER.load(Ordering::Relaxed);
         Ok(Tools {
-            pickler: module.getattr("Pickler")?.cast_into()?.unbind(),
-            loads: py.import("_pickle")?.getattr("loads")?.unbind(),
+            pickler: module.getattr(if upward { "ResultPickler" } else { "Pickler" })?.unbind(),
             cloud_pickler: module.getattr("cloud_pickler_class")?.unbind(),
+            upward,
+            loads: py.import("_pickle")?.getattr("loads")?.unbind(),
         })
     })
 }
@@ -145,40 +165,47 @@ pub(crate) enum Manner {
     Cloud,
 }
 
-fn dump(py: Python<'_>, object: &Bound<'_, PyAny>, manner: Manner) -> PyResult<Py<Sink>> {
+fn attempt(py: Python<'_>, object: &Bound<'_, PyAny>, manner: Manner) -> PyResult<Py<Sink>> {
     let tools = tools(py)?;
     let sink = Bound::new(py, Sink::default())?;
     let options = PyDict::new(py);
     options.set_item(intern!(py, "buffer_callback"), sink.getattr(intern!(py, "buffer"))?)?;
     let class = match manner {
-        Manner::Plain => tools.pickler.bind(py).clone().into_any(),
-        Manner::Cloud => tools.cloud_pickler.bind(py).call0()?,
+        Manner::Plain => tools.pickler.bind(py).clone(),
+        Manner::Cloud => tools.cloud_pickler.bind(py).call1((tools.upward,))?,
     };
     class.call((&sink, 5), Some(&options))?.call_method1(intern!(py, "dump"), (object,))?;
     Ok(sink.unbind())
 }
 
-/// Pickles an object into blocks of `arena`: plainly if that is possible, else with cloudpickle; `manner` is told.
+/// Pickles an object, by reference where it is large: plainly if that is possible, else with cloudpickle; `manner` is
+/// told.
 ///
 /// # Errors
 /// What the second attempt raises.
+pub(crate) fn dump(py: Python<'_>, object: &Bound<'_, PyAny>, manner: &mut Manner) -> PyResult<Py<Sink>> {
+    match attempt(py, object, *manner) {
+        Err(error) if *manner == Manner::Plain && error.is_instance_of::<PyException>(py) => {
+            let sink = attempt(py, object, Manner::Cloud)?;
+            *manner = Manner::Cloud;
+            Ok(sink)
+        }
+        outcome => outcome,
+    }
+}
+
+/// Pickles an object into blocks of `arena`; see [`dump`].
+///
+/// # Errors
+/// As [`dump`], and when the arena cannot grow.
 pub(crate) fn encode(
     py: Python<'_>,
     object: &Bound<'_, PyAny>,
     arena: &Arena,
     manner: &mut Manner,
 ) -> PyResult<Payload> {
-    let sink = match dump(py, object, *manner) {
-        Ok(sink) => sink,
-        Err(error) if *manner == Manner::Cloud || !error.is_instance_of::<PyException>(py) => return Err(error),
-        Err(_) => {
-            let sink = dump(py, object, Manner::Cloud)?;
-            *manner = Manner::Cloud;
-            sink
-        }
-    };
-    let sink = sink.bind(py).borrow();
-    sink.pack(py, arena)
+    let sink = dump(py, object, manner)?;
+    sink.bind(py).borrow().pack(py, arena)
 }
 
 /// Builds the object of a parcel. Its buffers become parts of the object as they lie; they go back to their owner when
@@ -199,4 +226,12 @@ pub(crate) fn decode<'py>(py: Python<'py>, parcel: Parcel) -> PyResult<Bound<'py
     }
     let stream = Bound::new(py, Buffer::new(parcel.stream))?;
     tools.loads.bind(py).call(PyTuple::new(py, [stream])?, Some(&options))
+}
+
+/// Builds the object of a pickle without out-of-band buffers.
+///
+/// # Errors
+/// What unpickling raises.
+pub(crate) fn loads<'py>(py: Python<'py>, pickle: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    tools(py)?.loads.bind(py).call1((pickle,))
 }

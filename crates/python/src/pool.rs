@@ -117,15 +117,16 @@ impl Pool {
     }
 
     /// Begins a job. `function` is `(callable, shape)`, which crosses once per worker; `chunksize` 0 means chosen while
-    /// running; a `streamed` job waits for its consumer, at most `buffersize` items ahead of it (0: bytes alone count).
+    /// running; `held` if all items exist before they are pulled; a `streamed` job waits for its consumer, at most `buffersize` items ahead of it (0: bytes alone count).
     #[expect(clippy::too_many_arguments, reason = "keyword-only, from one place")]
-    #[pyo3(signature = (function, *, items=None, chunksize=0, streamed=false, buffersize=0, announce=false))]
+    #[pyo3(signature = (function, *, items=None, chunksize=0, held=true, streamed=false, buffersize=0, announce=false))]
     fn open(
         &self,
         py: Python<'_>,
         function: &Bound<'_, PyAny>,
         items: Option<u64>,
         chunksize: u32,
+        held: bool,
         streamed: bool,
         buffersize: u64,
         announce: bool,
@@ -142,7 +143,7 @@ impl Pool {
             },
         };
         let handle = self.pool.open(payload, spec, announce.then(|| self.announce.clone()));
-        Ok(Job::new(Arc::clone(&self.pool), handle, manner))
+        Ok(Job::new(Arc::clone(&self.pool), handle, held, manner))
     }
 
     /// Waits up to `timeout` seconds for the end of a job that was opened with `announce`; its number.

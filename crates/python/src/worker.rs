@@ -2,7 +2,7 @@
 
 use crate::descriptor::adopt;
 use crate::error::raise;
-use crate::pickle::{Manner, decode, encode};
+use crate::pickle::{Manner, become_worker, decode, encode, loads};
 use forklift_core::Error;
 use forklift_core::event::Spent;
 use forklift_core::id::JobId;
@@ -109,6 +109,7 @@ impl Failures {
 /// `RuntimeError` if the parent makes no sense.
 #[pyfunction]
 pub(crate) fn serve(py: Python<'_>, descriptor: RawFd) -> PyResult<i32> {
+    become_worker();
     let mut server = Server {
         station: Station::new(adopt(descriptor)?),
         functions: HashMap::new(),
@@ -210,7 +211,7 @@ impl Server {
             };
             self.functions.insert(job, function);
         }
-        let items = decode(py, call.payload).and_then(|items| Ok(items.cast_into::<PyList>()?));
+        let items = decode(py, call.payload).and_then(|crossed| unpack(py, crossed));
         let mut spent = Spent { decode: begun.elapsed(), ..Spent::default() };
         let mut results = PyList::empty(py);
         let mut failed = 0;
@@ -304,4 +305,17 @@ impl Server {
         }
         self.encode(py, results)
     }
+}
+
+/// The items of a chunk: a list, or a tuple of pickles of lists.
+fn unpack<'py>(py: Python<'py>, crossed: Bound<'py, PyAny>) -> PyResult<Bound<'py, PyList>> {
+    let pickles = match crossed.cast_into::<PyList>() {
+        Ok(items) => return Ok(items),
+        Err(other) => other.into_inner().cast_into::<PyTuple>()?,
+    };
+    let items = PyList::empty(py);
+    for pickle in pickles.iter() {
+        items.call_method1(intern!(py, "extend"), (loads(py, &pickle)?,))?;
+    }
+    Ok(items)
 }

@@ -116,6 +116,7 @@ impl Driver {
                 worker.process = Some(child);
                 self.counters.births += 1;
                 self.events.push_back(Event::Born { worker: id });
+                self.events.extend(worker.early.take());
             }
             Notice::Stillborn { worker, reason } => self.stillborn(worker, &reason),
             Notice::Exited { worker, status } => {
@@ -246,12 +247,12 @@ impl Driver {
                     return Err(Error::Malformed("a worker of another version"));
                 }
                 worker.state = "idle";
-                self.events.push_back(Event::Ready { worker: id });
+                self.tell_of_start(id, Event::Ready { worker: id });
             }
             ToParent::Refused { failure } => {
                 let failure = worker.open(failure)?;
                 self.refusal = Some(Fault::Initializer(failure.stream.as_slice().into()));
-                self.events.push_back(Event::Refused { worker: id });
+                self.tell_of_start(id, Event::Refused { worker: id });
             }
             ToParent::Release { spans } => spans.into_iter().for_each(|span| worker.loans.give_back(span)),
             ToParent::Return { chunk, items, failed, last, spent, results, released } => {
@@ -279,6 +280,14 @@ impl Driver {
             ToParent::Segment { .. } | ToParent::Long { .. } => {}
         }
         Ok(())
+    }
+
+    /// The machines hear of a birth before they hear from the child, whichever of the two sockets was read first.
+    fn tell_of_start(&mut self, id: WorkerId, event: Event) {
+        match self.workers.get_mut(&id) {
+            Some(worker) if worker.process.is_none() => worker.early = Some(event),
+            _ => self.events.push_back(event),
+        }
     }
 
     pub(super) fn see_death(&mut self, serial: u64) {
