@@ -56,9 +56,10 @@ def clean_house(request: pytest.FixtureRequest) -> Generator[None, None, None]:
     """Fail a test that passed and left a process (any pool) or a thread, descriptor, mapping (forklift)."""
     before = house.look()
     yield
+    if getattr(request.node, "funcargs", None):
+        request.node.funcargs.clear()  # pytest keeps them until the test is over, and with them the pool
     if not request.node.stash.get(OUTCOME, False) or request.node.get_closest_marker("untidy"):
         return  # a failed test's traceback keeps its pool alive: that is not a second finding
-    request.node.funcargs.clear()  # pytest keeps them until the test is over, and with them the pool
     callspec = getattr(request.node, "callspec", None)
     oracle = callspec is not None and callspec.params.get("implementation") == ORACLE
     left = before.sweep(strict=not oracle)

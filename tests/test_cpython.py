@@ -15,8 +15,10 @@ from unittest import mock
 
 import pytest
 
+from tests import house
 from tests.conftest import ORACLE, load_pool
 
+pytestmark = pytest.mark.untidy("looked at for each class")
 pytest.importorskip("test.support", reason="this interpreter has no test package")
 stdlib = pytest.importorskip("test._test_multiprocessing", reason="this interpreter has no test package")
 
@@ -60,10 +62,18 @@ class Ours(stdlib.ProcessesMixin):
             mock.patch.object(multiprocessing, "Pool", pool_under_test),
             mock.patch.object(script_helper, "assert_python_ok", substituted(script_helper.assert_python_ok)),
         ]
+        before = house.look()
+        cls.addClassCleanup(cls.check_house, before)
         for patch in cls.patches:
             patch.start()
         cls.addClassCleanup(lambda: [patch.stop() for patch in cls.patches])
         super().setUpClass()
+
+    @classmethod
+    def check_house(cls, before: house.House) -> None:
+        """Many tests of a class share one pool, so the house is looked at when all are over."""
+        left = before.sweep(strict=AGAINST != ORACLE)
+        assert left == [], left
 
     def setUp(self) -> None:
         if self._testMethodName in EXCLUSIONS:

@@ -6,12 +6,13 @@ import os
 import pickle
 import sys
 import threading
-from collections.abc import Iterable
+import weakref
+from collections.abc import Callable, Iterable
 from functools import partial
 from multiprocessing.context import BaseContext
 from typing import Any
 
-from forklift import _native, _zygote
+from forklift import _native, _pickling, _zygote
 
 # Types whose import costs nothing, or that only exist in the user's process.
 _NOT_PRELOADED = {"builtins", "__main__", "__mp_main__"}
@@ -27,6 +28,56 @@ def start_method(context: BaseContext | str | None) -> str:
     raise ValueError(
         f"context must be a multiprocessing context or 'fork', 'spawn' or 'forkserver', not {context!r}"
     )
+
+
+def must_be_inherited(start: tuple[Callable[..., object], tuple[Any, ...]]) -> bool:
+    """Whether an initializer or its arguments refuse to be pickled because they are made to be inherited by a fork.
+
+    Asked only where `multiprocessing` itself would fork, so that replacing the import is enough.
+    """
+    import multiprocessing
+
+    if multiprocessing.get_start_method(allow_none=True) not in (None, "fork") or sys.version_info >= (3, 14):
+        return False
+    for pickler in (lambda: _pickling.Pickler, _pickling.cloud_pickler_class):
+        try:
+            pickler()(_Nowhere, 5, buffer_callback=_Nowhere.buffer).dump(start)
+        except RuntimeError as error:
+            return "inheritance" in str(error)
+        except Exception:
+            continue
+        return False
+    return False
+
+
+class _Nowhere:
+    @staticmethod
+    def write(piece: object) -> None:
+        pass
+
+    @staticmethod
+    def buffer(buffer: object) -> None:
+        pass
+
+
+# What workers forked from this process inherit, by the number under which they ask for it.
+_inheritance: dict[int, tuple[Callable[..., object], tuple[Any, ...]]] = {}
+
+
+def inherited(
+    pool: object, start: tuple[Callable[..., object], tuple[Any, ...]]
+) -> tuple[Callable[..., object], tuple[Any, ...]]:
+    """Return an initializer that finds the real one, with its arguments, in what a forked worker inherits."""
+    number = id(pool)
+    _inheritance[number] = start
+    weakref.finalize(pool, _inheritance.pop, number, None).atexit = False
+    return run_inherited, (number,)
+
+
+def run_inherited(number: int) -> None:
+    """Run the initializer of a pool in a worker that was forked from the pool's process."""
+    initializer, arguments = _inheritance[number]
+    initializer(*arguments)
 
 
 def command(method: str) -> list[str]:

@@ -35,10 +35,8 @@ import builtins
 import os
 import sys
 from _functools import _lru_cache_wrapper  # type: ignore[import-not-found]
-from _pickle import PicklingError, UnpicklingError, loads
+from _pickle import PicklingError, UnpicklingError
 from _thread import allocate_lock
-from marshal import dumps as marshal_dumps
-from marshal import loads as marshal_loads
 from types import CellType, CodeType, FunctionType, ModuleType
 from weakref import WeakKeyDictionary, WeakValueDictionary, ref
 
@@ -160,6 +158,11 @@ def known(identity: str) -> Any:
     if found is None:
         raise UnpicklingError("a definition that was sent to a worker has been deleted here meanwhile")
     return found
+
+
+def living(identity: str) -> tuple[Any, bool]:
+    """Return what bears the identity here, or None, and whether it is of this process itself."""
+    return _known.get(identity), _from(identity) == os.getpid()
 
 
 def _from(identity: str) -> int:
@@ -490,14 +493,6 @@ def _submodules(func: FunctionType, used: Mapping[str, Any]) -> list[ModuleType]
     return found
 
 
-# Parts of functions ----------------------------------------------------------------------------------------------
-
-
-def reduce_code(code: CodeType) -> tuple[Any, ...]:
-    """Send code as `marshal` writes it: both ends are the same interpreter, and it is ten times as fast."""
-    return marshal_loads, (marshal_dumps(code),)
-
-
 def reduce_cell(cell: CellType, needs: Needs | None) -> tuple[Any, ...]:
     """Take a cell apart: the cell first, its content afterwards, for the content may lead back to it."""
     try:
@@ -517,12 +512,6 @@ def make_cell() -> CellType:
 def set_cell(cell: CellType, content: tuple[Any]) -> None:
     """Fill a cell."""
     cell.cell_contents = content[0]
-
-
-def import_module(name: str) -> ModuleType:
-    """Return the module of this name, with its parents imported."""
-    __import__(name)
-    return sys.modules[name]
 
 
 # Classes ---------------------------------------------------------------------------------------------------------
@@ -607,18 +596,3 @@ def set_class(cls: Any, state: dict[str, Any]) -> None:
         cls.register(subclass)
     if state["bind"]:
         _follow("__main__", origin, state["bind"], main_namespace())
-
-
-def load(identity: str, edition: str, blob: bytes) -> Any:
-    """Return the object that was sent in the form of a blob; read the blob only if this edition of it is news."""
-    found = _known.get(identity)
-    if found is not None and (_from(identity) == os.getpid() or _editions.get(identity) == edition):
-        return found
-    made = loads(blob)
-    if len(_editions) > KEPT_MAX:
-        _editions.clear()  # Costs one more reading of each.
-    _editions[identity] = edition
-    return made
-
-
-_editions: dict[str, str] = {}

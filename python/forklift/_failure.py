@@ -16,10 +16,11 @@ from forklift._pickling import PROTOCOL, ResultPickler, _Sink, cloud_pickler_cla
 from forklift.errors import (
     DecodeError,
     EncodeError,
-    RemoteTraceback,
     bounded_repr,
     bounded_text,
+    rebuild_encode_error,
     rebuild_result_encode_error,
+    remote_traceback,
 )
 
 TYPE_CHECKING = False
@@ -55,7 +56,8 @@ def find_culprit(obj: object, root: str) -> tuple[str, BaseException]:
 def encode_error(obj: object, root: str, index: int | None = None) -> EncodeError:
     """Make the `EncodeError` for an object that could not be pickled."""
     search = _Search(obj, root)
-    error = EncodeError(search.path, _words(search.error), bounded_repr(search.part), index)
+    kind = type(search.error).__name__
+    error = rebuild_encode_error(kind, search.path, _words(search.error), bounded_repr(search.part), index)
     error.__cause__ = search.error
     return error
 
@@ -244,7 +246,7 @@ def unpack_exception(packed: Packed, index: int | None = None) -> BaseException:
         error = DecodeError(f"the function raised {name}{arguments}, but {reason}", side, index)
     if isinstance(error, EncodeError) and error.index is None:
         error.index = index
-    error.__cause__ = RemoteTraceback(text)
+    error.__cause__ = remote_traceback(text)
     here = () if index is None else (f"forklift: raised for item {index}",)
     try:
         present = getattr(error, "__notes__", ())

@@ -21,18 +21,18 @@ else:
     import _signal as signal  # `signal` itself makes enums of all numbers first: 3 ms.
 
 
-def main(channel_fd: int, life_fd: int, slot: int, authkey: bytes | None = None) -> int:
+def main(channel_fd: int, life_fd: int, slot: int, upstream: int, authkey: bytes | None = None) -> int:
     """Serve calls from the channel until told to stop; return the exit code.
 
-    `life_fd` is the read end of a pipe that only the user's process can write to, or -1. `authkey` is that of the
-    user's process, for connections of `multiprocessing` that the user's function opens.
+    `life_fd` is the read end of a pipe that only the user's process can write to, or -1. `upstream` is the pid of the
+    user's process, `authkey` its key for connections of `multiprocessing` that the user's function opens.
     """
-    arm_life(life_fd)
+    life_fd = arm_life(life_fd)
     # Ctrl-C at the terminal reaches all its processes; the user's process decides what becomes of this one. A handler,
     # and not SIG_IGN, since programs started from here would inherit that.
     signal.signal(signal.SIGINT, _disregard)
     name_title(f"forklift-{slot}")
-    name_process(slot, authkey)
+    name_process(_Name(slot, upstream, life_fd, authkey))
 
     from forklift import _native
 
@@ -110,32 +110,41 @@ def name_title(title: str) -> None:
         pass
 
 
-def name_process(slot: int, authkey: bytes | None) -> None:
+def name_process(name: _Name) -> None:
     """Let `multiprocessing` know this process by its seat, now if it is imported, else when it comes to be."""
     module = sys.modules.get("multiprocessing.process")
     if module is not None:
-        _name(module, slot, authkey)
+        name.give(module)
     else:
-        sys.meta_path.insert(0, _NameOnImport(slot, authkey))
+        sys.meta_path.insert(0, name)
 
 
-def _name(module: Any, slot: int, authkey: bytes | None) -> None:
-    current = module.current_process()
-    current.name = f"ForkliftPoolWorker-{slot + 1}"
-    # What programs read to give each worker its own device or file, as they do with `multiprocessing.Pool`.
-    current._identity = (slot + 1,)
-    if authkey is not None:
-        current.authkey = authkey
+class _Name:
+    """What `multiprocessing` is to know of this process and its parent.
 
+    Also the import hook that waits for `multiprocessing.process`: importing it in advance would take 15 ms.
+    """
 
-class _NameOnImport:
-    """An import hook that waits for `multiprocessing.process`. Importing it in advance would take 15 ms."""
-
-    def __init__(self, slot: int, authkey: bytes | None) -> None:
+    def __init__(self, slot: int, upstream: int, life_fd: int, authkey: bytes | None) -> None:
         self.slot = slot
+        self.upstream = upstream
+        self.life_fd = life_fd
         self.authkey = authkey
 
+    def give(self, module: Any) -> None:
+        """Set it in the module."""
+        current = module.current_process()
+        current.name = f"ForkliftPoolWorker-{self.slot + 1}"
+        # What programs read to give each worker its own device or file, as they do with `multiprocessing.Pool`.
+        current._identity = (self.slot + 1,)
+        if self.authkey is not None:
+            current.authkey = self.authkey
+        if self.life_fd >= 0:
+            # The pipe becomes readable when that process ends, as the sentinel of a parent process should.
+            module._parent_process = module._ParentProcess("MainProcess", self.upstream, self.life_fd)
+
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+        """Find the module as the others do, and have it named once it has run."""
         if name != "multiprocessing.process":
             return None
         sys.meta_path.remove(self)
@@ -143,13 +152,14 @@ class _NameOnImport:
             spec = finder.find_spec(name, path, target)
             if spec is not None and spec.loader is not None:
                 self.run = spec.loader.exec_module
-                spec.loader.exec_module = self.run_and_name  # type: ignore[method-assign]
+                spec.loader.exec_module = self.run_and_give  # type: ignore[method-assign]
                 return spec
         return None
 
-    def run_and_name(self, module: Any) -> None:
+    def run_and_give(self, module: Any) -> None:
+        """Stand in for the loader's `exec_module`."""
         self.run(module)
-        _name(module, self.slot, self.authkey)
+        self.give(module)
 
 
 def _disregard(number: int, frame: FrameType | None) -> None:

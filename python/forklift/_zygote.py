@@ -233,14 +233,15 @@ def fork_worker(
             except OSError:
                 continue
         _empty_stdin()
-        _byvalue.become_worker(upstream or os.getppid(), inherited=True)
+        upstream = upstream or os.getppid()
+        _byvalue.become_worker(upstream, inherited=True)
         if (util := sys.modules.get("multiprocessing.util")) is not None:
             # As its own children do: finalizers and children of the user's process are not ours.
             util._finalizer_registry.clear()
             util._run_after_forkers()
             sys.modules["multiprocessing.process"]._children.clear()
         _reseed()
-        code = _worker.main(channel_fd, life_fd, slot)
+        code = _worker.main(channel_fd, life_fd, slot, upstream)
     except BaseException as error:
         code = _report(error)
     finally:
@@ -386,7 +387,7 @@ class _Zygote:
             from forklift import _byvalue
 
             _byvalue.become_worker(self.facts["pid"])
-            code = _worker.main(channel_fd, life_fd, slot, self.facts["authkey"])
+            code = _worker.main(channel_fd, life_fd, slot, self.facts["pid"], self.facts["authkey"])
         except BaseException as error:
             code = _report(error)
         finally:

@@ -5,7 +5,8 @@ all of them, and has a text of bounded length whatever object it speaks of.
 
 Some also have to be instances of classes that only `multiprocessing` or `concurrent.futures` define. Importing those
 takes longer than starting a worker, and workers never raise these exceptions, so the classes concerned
-(`TaskTimeout`, `ResultEncodeError`, `BrokenWorkerDied`) are made when someone first asks this module for them.
+(`TaskTimeout`, `ResultEncodeError`, `BrokenWorkerDied`, `RemoteTraceback`) are made when someone first asks this module
+for them.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     import multiprocessing
     from collections.abc import Callable, Iterable
     from concurrent.futures.process import BrokenProcessPool
-    from multiprocessing.pool import MaybeEncodingError  # type: ignore[attr-defined]
+    from multiprocessing.pool import MaybeEncodingError, RemoteTraceback  # type: ignore[attr-defined]
     from typing import Any
 
 __all__ = [
@@ -148,7 +149,33 @@ class EncodeError(ForkliftError, PicklingError):
         """As every error, without the attribute that the constructor derives."""
         kind, arguments, state = super().__reduce__()
         state = {name: value for name, value in (state or {}).items() if name != "exc"}
+        if kind.__name__ == "EncodeError" and kind is not EncodeError:
+            return rebuild_encode_error, (kind.__bases__[1].__name__, *arguments), state or None
         return kind, arguments, state or None
+
+
+# What pickling raises of itself or in a careless `__reduce__`, and can share a class with `EncodeError`.
+PICKLING_RAISES = (
+    "ArithmeticError AssertionError AttributeError IndexError KeyError LookupError NameError NotImplementedError "
+    "RecursionError RuntimeError TypeError ValueError ZeroDivisionError"
+).split()
+
+
+def rebuild_encode_error(kind: str, *fields: Any) -> EncodeError:
+    """Build an `EncodeError` that is also of the built-in class `kind`, if that is one of `PICKLING_RAISES`.
+
+    `multiprocessing.Pool` raises what pickling raised, a TypeError for a lock, and programs catch that.
+    """
+    if kind not in PICKLING_RAISES:
+        return EncodeError(*fields)
+    if kind not in _both:
+        import builtins
+
+        _both[kind] = type("EncodeError", (EncodeError, getattr(builtins, kind)), {"__module__": __name__})
+    return _both[kind](*fields)
+
+
+_both: dict[str, type[EncodeError]] = {}
 
 
 class DecodeError(ForkliftError, UnpicklingError):
@@ -162,17 +189,6 @@ class DecodeError(ForkliftError, UnpicklingError):
         self.index = index
         item = "" if index is None else f" (item {index})"
         super().__init__(f"An object could not be rebuilt in the {side}{item}: {self.reason}")
-
-
-class RemoteTraceback(Exception):
-    """Stands as the cause of an exception that a worker raised, and prints that worker's traceback."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(text)
-        self.tb = text
-
-    def __str__(self) -> str:
-        return f'\n"""\n{self.tb}"""'
 
 
 if TYPE_CHECKING:
@@ -239,10 +255,19 @@ def _make_broken_worker_died() -> type[ForkliftError]:
     return BrokenWorkerDied
 
 
-_ON_DEMAND: dict[str, Callable[[], type[ForkliftError]]] = {
+def _find_remote_traceback() -> type[Exception]:
+    # The very class: programs, and CPython's tests, look for it as the cause of what a worker raised.
+    from multiprocessing import pool
+
+    found: type[Exception] = pool.RemoteTraceback  # type: ignore[attr-defined]
+    return found
+
+
+_ON_DEMAND: dict[str, Callable[[], type[Exception]]] = {
     "TaskTimeout": _make_task_timeout,
     "ResultEncodeError": _make_result_encode_error,
     "BrokenWorkerDied": _make_broken_worker_died,
+    "RemoteTraceback": _find_remote_traceback,
 }
 
 
@@ -251,9 +276,8 @@ def __getattr__(name: str) -> Any:
     if make is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     made = make()
-    made.__qualname__ = (
-        name  # Defined in a function, but found, and so pickled, as an attribute of this module.
-    )
+    # Defined in a function, but found, and so pickled, as an attribute of its module.
+    made.__qualname__ = name
     # Two threads may both have come here: the first class stays, or `except TaskTimeout` could miss one.
     return globals().setdefault(name, made)
 
@@ -262,6 +286,13 @@ def broken_worker_died(died: WorkerDied) -> BrokenWorkerDied:
     """Return the same news as an exception that is also a `BrokenProcessPool`, for an Executor to raise."""
     kind: type[BrokenWorkerDied] = __getattr__("BrokenWorkerDied")
     return kind(died.index, died.pid, died.exitcode, died.reason)
+
+
+def remote_traceback(text: str) -> Exception:
+    """Return what stands as the cause of an exception that a worker raised, and prints that worker's traceback."""
+    cause = __getattr__("RemoteTraceback")(f'\n"""\n{text}"""')
+    assert isinstance(cause, Exception)
+    return cause
 
 
 def rebuild_result_encode_error(*fields: Any) -> ForkliftError:

@@ -96,7 +96,8 @@ class Pool:
         initargs: its arguments; they cross once per worker.
         maxtasksperchild: calls of the function after which a worker is replaced; by default never.
         context: a `multiprocessing` context or the name of a start method. "fork" and "spawn" are honoured; by default,
-            and for "forkserver", workers come from forklift's own fork server.
+            and for "forkserver", workers come from forklift's own fork server. Locks, queues and the like of
+            `multiprocessing` among `initargs` can only be inherited: with them, the default is "fork".
         memory_limit: bytes, or text such as "2GB": payload in flight plus results of `imap` not yet consumed. By
             default a quarter of the memory of the machine or cgroup. When it is reached, the pool waits.
         on_error: "raise": `map` raises the first failure in order of items; "return": the exception stands in its place.
@@ -134,6 +135,11 @@ class Pool:
         _choice("on_error", on_error, ("raise", "return"))
         modules = _births.module_names(preload)
         method = _births.start_method(context)
+        start = None if initializer is None else (initializer, tuple(initargs))
+        if start is not None and context is None and _births.must_be_inherited(start):
+            method = "fork"
+        if start is not None and method == "fork":
+            start = _births.inherited(self, start)
         limit = (
             int(_native.memory_total() * MEMORY_SHARE) if memory_limit is None else _bytes("memory_limit", memory_limit)
         )
@@ -150,7 +156,7 @@ class Pool:
             command=_births.command(method),
             environment=_births.environment(processes),
             preparation=_births.preparation(modules),
-            initializer=None if initializer is None else (initializer, tuple(initargs)),
+            initializer=start,
             maxtasksperchild=maxtasksperchild,
             window_bytes=window,
             stream_bytes=window,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 
 import pytest
@@ -45,7 +46,9 @@ def test_search_path(Pool, tmp_path, monkeypatch):
 
 def test_process_objects(pool):
     seen = pool.apply(work.surroundings, (NAMES,))
-    assert "PoolWorker" in seen["name"]
+    assert re.fullmatch(
+        r"\w*Worker-\d+", seen["name"]
+    )  # "ForkPoolWorker-1" there; the number is what is used
     assert seen["pid"][0] == seen["pid"][1]
     assert seen["parent"] == os.getpid()
     assert seen["main_thread"] is True

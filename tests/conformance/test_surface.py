@@ -24,7 +24,6 @@ METHODS = [
     "terminate",
     "join",
     "__enter__",
-    "__exit__",
 ]
 RESULT_METHODS = ["get", "wait", "ready", "successful"]
 

@@ -88,7 +88,7 @@ def test_a_refused_call_pulls_nothing(pool):
 
 BAD_INITIALIZERS = {
     "raises": (work.bad_initializer, work.SetupFailed),
-    "dies": (work.dying_initializer, forklift.WorkerDied),
+    "dies": (work.dying_initializer, forklift.ForkliftError),
 }
 
 

@@ -62,7 +62,9 @@ def test_interrupt_without_with(scripts, group):
 
 
 @TO_WHOM
-@pytest.mark.parametrize("name", ["map", "get", "imap", "apply"])
+@pytest.mark.parametrize(
+    "name", ["map", "map unchunked", "starmap", "imap", "imap_unordered", "next with a limit"]
+)
 def test_pool_is_usable_at_once_after_an_interrupt(scripts, name, group):
     """The abandoned items do not block it; those that run are stopped."""
     script = scripts.start(f"""
@@ -81,6 +83,49 @@ def test_pool_is_usable_at_once_after_an_interrupt(scripts, name, group):
     script.begun(2)
     script.interrupt(group)
     assert script.run(20).check() == "end\n"
+
+
+def test_pool_is_usable_at_once_after_an_interrupted_apply(scripts):
+    script = scripts.start("""
+    import forklift
+    pool = forklift.Pool(1)
+    try:
+        pool.apply(mark_and_sleep, (60,))
+    except KeyboardInterrupt:
+        pass
+    assert pool.apply(abs, (-3,)) == 3
+    pool.close()
+    pool.join()
+    print("end")
+    """)
+    script.begun(1)
+    script.interrupt(group=True)
+    assert script.run(20).check() == "end\n"
+
+
+@TO_WHOM
+def test_interrupted_get_can_be_repeated(scripts, group):
+    """The call was made before, and its result may still be wanted: get gives up waiting, not the work."""
+    script = scripts.start("""
+    import forklift
+    def wait(x):
+        mark()
+        await_mark("go")
+        return x
+    pool = forklift.Pool(2)
+    result = pool.map_async(wait, range(4), 1)
+    try:
+        result.get()
+    except KeyboardInterrupt:
+        mark("caught")
+        mark("go")
+    print(result.get(20))
+    pool.close()
+    pool.join()
+    """)
+    script.begun(2)
+    script.interrupt(group)
+    assert script.run().check() == "[0, 1, 2, 3]\n"
 
 
 def test_interrupt_while_items_are_pulled(scripts):

@@ -25,7 +25,7 @@ def structured() -> np.ndarray:
 
 def objects() -> np.ndarray:
     array = np.empty(1000, dtype=object)
-    array[:] = [None, "text", 2**100, (1, 2)] * 250
+    array[:] = [None, "text", (1, 2), 2**100] * 250
     return array
 
 

@@ -91,7 +91,7 @@ def test_results_that_are_dropped_are_given_back(pool):
 
 def test_memory_does_not_grow_with_the_number_of_calls(pool):
     arrays = [np.full(MB, float(i)) for i in range(4)]
-    for _ in range(10):
+    for _ in range(20):
         pool.map(work.double, arrays)
     gc.collect()
     before = proportional_bytes()
@@ -100,7 +100,7 @@ def test_memory_does_not_grow_with_the_number_of_calls(pool):
     assert [r[0] for r in results] == [0.0, 2.0, 4.0, 6.0]
     del results
     gc.collect()
-    assert proportional_bytes() - before <= 60 * MB
+    assert proportional_bytes() - before <= 200 * MB  # 60 calls move 1,920 MB either way
 
 
 huge = pytest.mark.skipif(

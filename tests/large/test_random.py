@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import forklift
+from tests import house
 
 from . import work
 
@@ -56,6 +57,7 @@ def alike(a: Any, b: Any) -> bool:
     if type(a) is not type(b):
         return False
     if isinstance(a, np.ndarray):
+        a, b = native(a), native(b)
         return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
     if isinstance(a, (list, tuple)):
         return len(a) == len(b) and all(map(alike, a, b))
@@ -64,11 +66,27 @@ def alike(a: Any, b: Any) -> bool:
     return repr(a) == repr(b)
 
 
+def native(array: np.ndarray) -> np.ndarray:
+    """In this machine's byte order: NumPy's own pickles do not always keep the other one."""
+    return array.astype(array.dtype.newbyteorder("="))
+
+
 @pytest.fixture(scope="module")
-def module_pool():
+def module_house():
+    before = house.look()
+    yield
+    assert before.sweep(strict=True) == []
+
+
+@pytest.fixture(scope="module")
+def module_pool(module_house):
     with forklift.Pool(2) as pool:
         yield pool
     pool.join()
+
+
+# The pool outlives each test, so the house is looked at when all are over.
+pytestmark = pytest.mark.untidy("one pool for the module")
 
 
 STEADY = settings(

@@ -66,13 +66,13 @@ class Worker:
         """Call in the worker; return the result or raise the exception as the parent's side makes it."""
         import _pickle
 
-        from forklift import _pickling
+        from forklift import _failure
 
         self.send((function, args))
         assert self.process.stdout is not None
         fine, value = _pickle.loads(_read(self.process.stdout))
         if not fine:
-            raise _pickling.unpack_exception(value, 3)
+            raise _failure.unpack_exception(value, 3)
         return value
 
 
@@ -104,7 +104,7 @@ def serve(upstream: int) -> None:
     """Play the worker."""
     import _pickle
 
-    from forklift import _byvalue, _pickling
+    from forklift import _byvalue, _failure, _pickling
 
     _byvalue.become_worker(upstream)
     sys.modules["__main__"] = ModuleType("__main__")
@@ -120,13 +120,13 @@ def serve(upstream: int) -> None:
             function, args = _pickle.loads(data)
             answer = (True, function(*args))
         except BaseException as error:
-            answer = (False, _pickling.pack_exception(error))
+            answer = (False, _failure.pack_exception(error))
         try:
             try:
                 data = dumps(_pickling.ResultPickler, answer)
             except Exception:
                 data = dumps(_pickling.cloud_pickler_class(upward=True), answer)
         except Exception as error:
-            data = dumps(_pickling.ResultPickler, (False, _pickling.pack_result_failure(answer[1], error)))
+            data = dumps(_pickling.ResultPickler, (False, _failure.pack_result_failure(answer[1], error)))
         output.write(struct.pack("<Q", len(data)) + data)
         output.flush()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures.process
 import dataclasses
-import multiprocessing
+import multiprocessing.pool
 import pickle
 from collections import OrderedDict, defaultdict, namedtuple
 from typing import Any
@@ -39,6 +39,14 @@ from forklift.errors import (
         (TaskTimeout(4, 2.5), (TimeoutError, multiprocessing.TimeoutError)),
         (MemoryLimitExceeded(2_000, 1_000, "results", 4), (MemoryError,)),
         (EncodeError("items[3].conn.lock", "cannot pickle", "<lock>", 3), (pickle.PicklingError,)),
+        (
+            errors.rebuild_encode_error("TypeError", "items[3]", "cannot pickle", "<lock>", 3),
+            (EncodeError, pickle.PicklingError, TypeError),
+        ),
+        (
+            errors.rebuild_encode_error("AttributeError", "items[3]", "no", "", 3),
+            (EncodeError, AttributeError),
+        ),
         (ResultEncodeError("result", "no", "<lock>"), (EncodeError, multiprocessing.pool.MaybeEncodingError)),
         (DecodeError("bad", "parent", 2), (pickle.UnpicklingError,)),
         (ForkliftError("text"), ()),
@@ -79,8 +87,9 @@ def test_texts_of_errors_are_bounded() -> None:
 
 
 def test_remote_traceback_prints_the_workers() -> None:
-    assert str(RemoteTraceback("Traceback: here\n")) == '\n"""\nTraceback: here\n"""'
-    assert str(pickle.loads(pickle.dumps(RemoteTraceback("x")))) == '\n"""\nx"""'
+    cause = errors.remote_traceback("Traceback: here\n")
+    assert type(cause) is RemoteTraceback is multiprocessing.pool.RemoteTraceback
+    assert str(pickle.loads(pickle.dumps(cause))) == '\n"""\nTraceback: here\n"""'
 
 
 @dataclasses.dataclass

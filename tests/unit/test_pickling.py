@@ -188,7 +188,7 @@ def cycle() -> list[object]:
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_the_culprit_is_found(obj: object, path: str, capfd: pytest.CaptureFixture[str]) -> None:
-    found, error = _pickling.find_culprit(obj, "items")
+    found, error = _failure.find_culprit(obj, "items")
     assert found == path
     assert isinstance(error, Exception)
     assert capfd.readouterr() == ("", "")
@@ -198,7 +198,7 @@ def test_the_search_ends_with_deep_and_strange_objects() -> None:
     chain: Any = threading.Lock()
     for _ in range(400):
         chain = [chain]
-    path, _ = _pickling.find_culprit(chain, "items")
+    path, _ = _failure.find_culprit(chain, "items")
     assert path.startswith("items[0][0]")
 
     class Moody:
@@ -210,15 +210,16 @@ def test_the_search_ends_with_deep_and_strange_objects() -> None:
                 raise OSError("now I cannot")
             return Moody, ()
 
-    path, error = _pickling.find_culprit([Moody()], "items")
+    path, error = _failure.find_culprit([Moody()], "items")
     assert path.startswith("items") and isinstance(error, Exception)
-    path, error = _pickling.find_culprit([1], "items")
+    path, error = _failure.find_culprit([1], "items")
     assert path == "items" and "now it can" in str(error)
 
 
 def test_an_encode_error_says_it_all() -> None:
-    error = _pickling.encode_error([Connection()], "items", 4)
+    error = _failure.encode_error([Connection()], "items", 4)
     assert isinstance(error, pickle.PicklingError)
+    assert isinstance(error, TypeError) and type(error).__name__ == "EncodeError"
     assert error.path == "items[0].lock" and error.index == 4 and "lock" in error.value
     assert "items[0].lock" in str(error) and "cannot pickle" in str(error)
 
@@ -269,8 +270,8 @@ def raised(error: BaseException) -> BaseException:
 
 
 def packed_and_back(error: BaseException, index: int | None = 3) -> BaseException:
-    packed = pickle.loads(pickle.dumps(_pickling.pack_exception(raised(error), 64 << 10)))
-    return _pickling.unpack_exception(packed, index)
+    packed = pickle.loads(pickle.dumps(_failure.pack_exception(raised(error), 64 << 10)))
+    return _failure.unpack_exception(packed, index)
 
 
 @pytest.mark.parametrize("error", [Fine("x", 1), SystemExit(2), KeyboardInterrupt(), OSError(2, "gone", "f")])
@@ -304,14 +305,14 @@ def test_exceptions_that_cannot_cross_are_described(error: BaseException, words:
 
 
 def test_an_exception_that_the_parent_cannot_read_is_described() -> None:
-    packed = _pickling.pack_exception(raised(Fine("x")), 1000)
-    back = _pickling.unpack_exception((b"cno_such_module\nX\n.", *packed[1:]), 7)
+    packed = _failure.pack_exception(raised(Fine("x")), 1000)
+    back = _failure.unpack_exception((b"cno_such_module\nX\n.", *packed[1:]), 7)
     assert isinstance(back, DecodeError) and back.side == "parent" and "no_such_module" in str(back)
     assert "Fine('x')" in str(back)
 
 
 def test_texts_of_exceptions_are_bounded() -> None:
-    packed = _pickling.pack_exception(raised(ValueError("y" * 10_000_000)), 10_000)
+    packed = _failure.pack_exception(raised(ValueError("y" * 10_000_000)), 10_000)
     assert len(packed[2]) < 300 and len(packed[3]) <= 10_000
     assert packed[3].startswith("KeyError") or packed[3].startswith("Traceback")
     assert "characters left out" in packed[3]
@@ -321,8 +322,8 @@ def test_results_that_cannot_be_sent(tmp_path: Path) -> None:
     import multiprocessing.pool
 
     result = Holder(threading.Lock())
-    packed = _pickling.pack_result_failure(result, TypeError("cannot"))
-    back = _pickling.unpack_exception(pickle.loads(pickle.dumps(packed)), 5)
+    packed = _failure.pack_result_failure(result, TypeError("cannot"))
+    back = _failure.unpack_exception(pickle.loads(pickle.dumps(packed)), 5)
     assert isinstance(back, EncodeError)
     assert isinstance(back, multiprocessing.pool.MaybeEncodingError)
     assert back.path == "result.conn" and back.index == 5
@@ -367,9 +368,3 @@ def test_imports_stay_few(module: str) -> None:
         timeout=30,
     )
     assert (done.stdout, done.stderr) == ("[]\n", "")
-
-
-def test_the_failure_module_is_reached_through_pickling() -> None:
-    assert _pickling.find_culprit is _failure.find_culprit
-    with pytest.raises(AttributeError):
-        _pickling.no_such_name  # noqa: B018

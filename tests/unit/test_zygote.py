@@ -69,6 +69,8 @@ def test_what_a_worker_finds(home: Path, tmp_path: Path, monkeypatch: pytest.Mon
         name = "__import__('multiprocessing').current_process()"
         assert ask(name + ".name") == "ForkliftPoolWorker-5" and ask(name + "._identity") == (5,)
         assert ask(name + ".daemon") is False
+        parent = "__import__('multiprocessing').parent_process()"
+        assert ask(parent + ".pid") == os.getpid() and ask(parent + ".is_alive()") is True
         import multiprocessing
 
         nursery.socket.send(b"P" + _zygote.preparation())

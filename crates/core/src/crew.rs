@@ -3,7 +3,7 @@
 use crate::channel::{self, PACKET_BYTES_MAX, ParentEnd};
 use crate::error::{Error, Result};
 use crate::event::Event;
-use crate::id::{ChunkId, JobId, Time, WorkerId};
+use crate::id::{ChunkId, JobId, WorkerId};
 use crate::mailbox::{Mailbox, Request};
 use crate::message::{ToParent, ToWorker};
 use crate::payload::{Atlas, Loans, Parcel, Payload};
@@ -89,8 +89,6 @@ pub(crate) struct Worker {
     pub(crate) early: Option<Event>,
     /// Ordered to die before it was born.
     pub(crate) doomed: bool,
-    /// Its channel has ended or its process has; by then it must have been buried.
-    pub(crate) bury_by: Option<Time>,
     pub(crate) status: Option<i32>,
     pub(crate) hung_up: bool,
     atlas: Atlas,
@@ -130,7 +128,6 @@ impl Worker {
             watched_for_room: false,
             early: None,
             doomed: false,
-            bury_by: None,
             status: None,
             hung_up: false,
             atlas: Atlas::default(),

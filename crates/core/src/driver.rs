@@ -19,10 +19,9 @@ use crate::error::{Result, system};
 use crate::event::{Command, Event, JobSpec};
 use crate::handle::{Answer, Death, Fault, Handle, Outcome};
 use crate::id::{ChunkId, JobId, Time, WorkerId};
-use crate::mailbox::{Counters, Mailbox, Member, Request};
+use crate::mailbox::{Counters, Mailbox, Member, Request, Status};
 use crate::message::ToWorker;
 use crate::payload::Payload;
-use crate::pool::Status;
 use crate::process::{Birthplace, Origin};
 use crate::scheduler::Scheduler;
 use crate::supervisor::Supervisor;
@@ -126,6 +125,8 @@ pub(crate) struct Driver {
     serials: u64,
     jobs: HashMap<JobId, Job>,
     chunks: HashMap<ChunkId, Chunk>,
+    /// Workers of which a first sign of death was seen, and when they must have been buried.
+    dying: Vec<(Time, WorkerId)>,
     /// Events that performing commands brought about.
     events: VecDeque<Event>,
     fault: Option<Fault>,
@@ -173,6 +174,7 @@ impl Driver {
             serials: 1,
             jobs: HashMap::new(),
             chunks: HashMap::new(),
+            dying: Vec::new(),
             events: VecDeque::new(),
             fault: None,
             refusal: None,
@@ -244,7 +246,7 @@ impl Driver {
 
     fn deadline(&self) -> Option<Time> {
         let machines = self.scheduler.deadline().into_iter().chain(self.supervisor.deadline());
-        let deaths = self.workers.values().filter_map(|worker| worker.bury_by);
+        let deaths = self.dying.iter().map(|(by, _)| *by).min();
         let trim = self.idle_since.map(|since| since.after(TRIM_AFTER));
         machines.chain(deaths).chain(trim).min()
     }

@@ -1,6 +1,6 @@
 //! The heart of Forklift: what decides, what acts, and the words they share. No Python.
 //!
-//! floors: error · id · config · event · message · payload · channel · scheduler · supervisor · machine · process · handle · mailbox · crew · driver · worker · pool
+//! floors: error · id · config · event · payload · message · channel · scheduler · supervisor · machine · process · handle · mailbox · crew · driver · worker · pool
 #![forbid(unsafe_code)]
 
 pub mod channel;

@@ -1,18 +1,19 @@
-//! What callers ask of the driver.
+//! What callers ask of the driver, and what they can see of it.
 //!
 //! One queue and one eventfd: a caller leaves a [`Request`] and goes on. The driver empties the whole queue at a
 //! time, so a burst of requests costs one wake-up.
 
 use crate::error::{Result, system};
 use crate::event::JobSpec;
-use crate::handle::Handle;
+use crate::handle::{Fault, Handle};
 use crate::id::{ChunkId, JobId, WorkerId};
 use crate::payload::Payload;
 use forklift_shm::Span;
 use rustix::event::EventfdFlags;
 use rustix::fd::OwnedFd;
 use std::sync::mpsc::Sender;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 /// What a caller wants. The events of the same name say what follows.
 #[derive(Debug)]
@@ -87,6 +88,50 @@ pub struct Counters {
     pub result_bytes: u64,
     /// Bytes of the parent's arenas that were touched for the first time.
     pub fresh_bytes: u64,
+}
+
+/// How far a pool's life has come.
+#[derive(Debug, Default)]
+pub(crate) struct Status {
+    state: Mutex<Life>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Life {
+    over: bool,
+    fault: Option<Fault>,
+}
+
+impl Status {
+    fn lock(&self) -> MutexGuard<'_, Life> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Driver: the last worker is gone.
+    pub(crate) fn end(&self) {
+        self.lock().over = true;
+        self.changed.notify_all();
+    }
+
+    /// Driver: whatever is asked from now on gets this.
+    pub(crate) fn break_with(&self, fault: &Fault) {
+        self.lock().fault = Some(fault.clone());
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        self.lock().over
+    }
+
+    pub(crate) fn fault(&self) -> Option<Fault> {
+        self.lock().fault.clone()
+    }
+
+    /// Waits up to `patience` for the end; whether it has come.
+    pub(crate) fn wait(&self, patience: Duration) -> bool {
+        let waited = self.changed.wait_timeout_while(self.lock(), patience, |life| !life.over);
+        waited.unwrap_or_else(PoisonError::into_inner).0.over
+    }
 }
 
 /// The queue. It is open for as long as the driver lives; what is sent later is dropped.

@@ -7,14 +7,14 @@ use crate::error::{Error, Result};
 use crate::event::JobSpec;
 use crate::handle::{Fault, Handle};
 use crate::id::{ChunkId, JobId, WorkerId};
-use crate::mailbox::{Counters, Mailbox, Member, Request};
+use crate::mailbox::{Counters, Mailbox, Member, Request, Status};
 use crate::payload::Payload;
 use crate::process::Origin;
 use forklift_shm::{Arena, ArenaLimits};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Sender, channel};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 /// Segments of the broadcast arena are numbered from here, those of the inbound arena from 0, so that a worker can
 /// tell them apart.
@@ -32,24 +32,6 @@ pub struct Plan {
     pub supervisor: SupervisorConfig,
     /// Where workers come from.
     pub origin: Origin,
-}
-
-/// How far a pool's life has come.
-#[derive(Debug, Default)]
-pub(crate) struct Status {
-    state: Mutex<(bool, Option<Fault>)>,
-    changed: Condvar,
-}
-
-impl Status {
-    pub(crate) fn end(&self) {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).0 = true;
-        self.changed.notify_all();
-    }
-
-    pub(crate) fn break_with(&self, fault: &Fault) {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).1 = Some(fault.clone());
-    }
 }
 
 /// A pool of workers.
@@ -194,29 +176,19 @@ impl Pool {
     /// Whether the last worker is gone.
     #[must_use]
     pub fn is_over(&self) -> bool {
-        self.status.state.lock().unwrap_or_else(PoisonError::into_inner).0
+        self.status.is_over()
     }
 
     /// Why the pool can do nothing more, if that is so.
     #[must_use]
     pub fn fault(&self) -> Option<Fault> {
-        self.status.state.lock().unwrap_or_else(PoisonError::into_inner).1.clone()
+        self.status.fault()
     }
 
     /// Waits up to `patience` for the last worker to go; whether it has.
     #[must_use]
     pub fn join(&self, patience: Duration) -> bool {
-        let deadline = Instant::now() + patience;
-        let mut state = self.status.state.lock().unwrap_or_else(PoisonError::into_inner);
-        while !state.0 {
-            let now = Instant::now();
-            if now >= deadline {
-                return false;
-            }
-            let wait = self.status.changed.wait_timeout(state, deadline - now);
-            state = wait.unwrap_or_else(PoisonError::into_inner).0;
-        }
-        true
+        self.status.wait(patience)
     }
 
     /// The workers, by seat. Empty when the pool is over.

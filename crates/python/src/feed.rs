@@ -107,7 +107,8 @@ impl Job {
     /// next is pulled. Small ones travel together, each a pickle of its own; a large one travels alone.
     fn pull_fleeting(&self, py: Python<'_>, iterator: &Bound<'_, PyIterator>, count: u32) -> PyResult<bool> {
         let mut pickles: Vec<Bound<'_, PyBytes>> = Vec::new();
-        if let Some(alone) = self.progress().pending.take() {
+        let pending = self.progress().pending.take();
+        if let Some(alone) = pending {
             self.submit(1, alone, None);
             return Ok(true);
         }
@@ -340,7 +341,8 @@ impl Job {
     }
 
     /// Waits up to `timeout` seconds (None: for ever) for results: those from item `first` on, or any. Returns
-    /// `(first, values, failures, weight in bytes)`, `()` when all have been taken, None when the time is up.
+    /// `(first, values, failures, weight)`, `()` when all have been taken, None when the time is up. `weight` is what to
+    /// tell `consume`, in bytes; None for an item that was lost, which nobody has to be told of.
     #[pyo3(signature = (first=None, timeout=None))]
     fn take<'py>(&self, py: Python<'py>, first: Option<u64>, timeout: Option<f64>) -> PyResult<Bound<'py, PyAny>> {
         let deadline = timeout.map(|seconds| Instant::now() + Duration::from_secs_f64(seconds.clamp(0.0, 1e9)));
@@ -350,9 +352,10 @@ impl Job {
             match self.turn(py, false, taking, patience)? {
                 Turn::Restore(chunk) => self.restore(py, chunk)?,
                 Turn::Answer(answer) => {
-                    let (first, bytes) = (answer.first, answer.bytes);
+                    let first = answer.first;
+                    let weight = matches!(answer.outcome, Outcome::Values(_)).then_some(answer.bytes);
                     let (list, failures) = self.decode(py, answer)?;
-                    return Ok((first, list, failures, bytes).into_pyobject(py)?.into_any());
+                    return Ok((first, list, failures, weight).into_pyobject(py)?.into_any());
                 }
                 Turn::Finished => return Ok(PyTuple::empty(py).into_any()),
                 Turn::Failed(reason) => return Err(fault(py, &reason)),

@@ -17,6 +17,10 @@ use std::time::Duration;
 /// status from the zygote, the death itself of a worker that has closed its channel.
 const DEATH_PATIENCE: Duration = Duration::from_secs(1);
 
+/// What a result that waits for its consumer weighs beyond its bytes: its share of bookkeeping, and the object that will
+/// be made of it. Without it an endless iterator of small numbers would be taken tens of millions of items ahead.
+const RESULT_BYTES_MIN: u64 = 512;
+
 impl Driver {
     pub(super) fn watch_zygote(&mut self) -> Result<()> {
         if let Some(socket) = self.birthplace.socket()
@@ -235,7 +239,7 @@ impl Driver {
             worker.hung_up = true;
             // Not watched is as good as deleted.
             let _ = epoll::delete(&self.epoll, &*worker);
-            worker.bury_by.get_or_insert(now().after(DEATH_PATIENCE));
+            self.dying.push((now().after(DEATH_PATIENCE), id));
         }
     }
 
@@ -258,7 +262,7 @@ impl Driver {
             ToParent::Return { chunk, items, failed, last, spent, results, released } => {
                 released.into_iter().for_each(|span| worker.loans.give_back(span));
                 let parcel = worker.open(results)?;
-                let bytes = parcel.bytes();
+                let bytes = parcel.bytes() + u64::from(items) * RESULT_BYTES_MIN;
                 let piece = worker.pieces.front_mut().ok_or(Error::Malformed("an answer that nobody asked for"))?;
                 if piece.chunk != chunk || items > piece.left || last != (items == piece.left) {
                     return Err(Error::Malformed("an answer to another question"));
@@ -270,7 +274,7 @@ impl Driver {
                     worker.pieces.pop_front();
                 }
                 worker.calls += u64::from(items);
-                self.counters.result_bytes += bytes;
+                self.counters.result_bytes += parcel.bytes();
                 if let Some(job) = self.jobs.get(&job) {
                     let outcome = Outcome::Values(parcel);
                     job.handle.answer(Answer { first, items, failed, outcome, bytes, spent });
@@ -302,22 +306,17 @@ impl Driver {
         if worker.status.is_some() || self.birthplace.socket().is_none() {
             self.bury(id);
         } else {
-            worker.bury_by = Some(now().after(DEATH_PATIENCE));
+            self.dying.push((now().after(DEATH_PATIENCE), id));
         }
     }
 
     pub(super) fn bury_overdue(&mut self, now: Time) {
-        let due = |worker: &&mut Worker| worker.bury_by.is_some_and(|by| by <= now);
-        let overdue: Vec<WorkerId> = self
-            .workers
-            .values_mut()
-            .filter(due)
-            .map(|worker| {
-                worker.kill();
-                worker.id
-            })
-            .collect();
+        let overdue: Vec<WorkerId> = self.dying.iter().filter(|(by, _)| *by <= now).map(|(_, id)| *id).collect();
+        self.dying.retain(|(by, _)| *by > now);
         for id in overdue {
+            if let Some(worker) = self.workers.get_mut(&id) {
+                worker.kill();
+            }
             self.bury(id);
         }
     }

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! nothing observed yet     1                                          (probe)
-//! by time                  message cost × 40 ÷ seconds per item       (overhead 2.5 %;
-//!                            × workers where these are more than 40)     (the parent keeps up)
+//! by time                  message cost × 40 ÷ seconds per item       (the message is 2.5 % of the work)
+//!   more than 40 workers   message cost × workers ÷ seconds per item  (the parent keeps up)
 //! growth                   ≤ 8 × the largest piece that came back     (early mistakes stay cheap)
 //! tail, length known       ≤ ⌈items not yet sent ÷ (2 × workers)⌉,    (all workers end together)
 //!                          but ≥ message cost × 4 ÷ seconds per item  (the tail is not all overhead)
@@ -19,11 +19,10 @@ use std::time::Duration;
 
 /// The work in a chunk is this many times what its message costs: then the message is 2.5 % of it. Twice as much
 /// would win another 1.2 %, and make the unit of balancing and of loss at a death twice as long.
+///
+/// With more workers than this, their number takes its place: one thread feeds and one drives, each message may take
+/// them up to its whole cost, and they cannot keep more workers busy than a chunk is times as long as that.
 const WORK_PER_MESSAGE: f64 = 40.0;
-
-// Whatever the number of workers, one thread feeds and one drives. Each message takes them up to its whole cost, and
-// they cannot serve more workers than chunks are times as long as that. So with more workers than
-// `WORK_PER_MESSAGE`, their number takes its place.
 
 /// In the tail a chunk still carries this many times the cost of its message: with less, what better balance wins
 /// is lost to messages.

@@ -11,7 +11,7 @@
 //!
 //! # Rules
 //!
-//! 1. *Late binding.* A piece is bound to a worker when that worker is idle; see [`placement`] for the exception.
+//! 1. *Late binding.* A piece is bound to a worker when that worker is idle; see `placement` for the exception.
 //! 2. *Credit.* A feed forms only what it was granted. Per job, ready pieces and granted chunks are no more than
 //!    there are seats, and a small reserve. Over all jobs, bytes in flight and expected stay within `window_bytes`;
 //!    when nothing at all is on its way, one chunk of any weight goes.
@@ -20,7 +20,7 @@
 //!    never more than that ahead of the items consumed, exactly. `Unbounded` ends both.
 //! 4. *Counted calls.* A worker is never given more items than it has calls left; the rest of the piece goes back
 //!    to the front of its queue.
-//! 5. *Blame.* An item is lost if its worker died in it, or while translating it alone; see [`recovery`]. Items that
+//! 5. *Blame.* An item is lost if its worker died in it, or while translating it alone; see `recovery`. Items that
 //!    die with a worker that *we* had killed because of another job are not lost but go again.
 //! 6. *Cancelling* drops what no worker holds, and interrupts each worker that is at work on the job. A worker that
 //!    holds a piece of it behind one of another job is interrupted when it comes to it.
@@ -37,7 +37,7 @@
 //! # What it is not
 //!
 //! It knows no payload, no clock and no process. It does not wait for a feed: a grant that is never used is the
-//! feed's affair (but see [`budget`] on pledges that lapse). A piece that was sent is never taken back.
+//! feed's affair (but see `budget` on pledges that lapse). A piece that was sent is never taken back.
 
 mod budget;
 mod chunking;

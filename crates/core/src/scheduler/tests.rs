@@ -458,6 +458,23 @@ fn workers_above_the_new_size_get_nothing_more() {
 }
 
 #[test]
+fn a_worker_born_above_the_new_size_gets_nothing_even_if_the_pool_grows_again() {
+    check(
+        seats(2),
+        &[
+            (0, fixed(0, 9, 1), "grant j0 1x1"),
+            (0, submit(0, 0, 0, 1, 9), "grant j0 3x1"),
+            (0, Event::Resized { processes: 1 }, ""),
+            (0, born(1), ""),
+            (0, Event::Resized { processes: 2 }, ""),
+            (0, ready(1), ""),
+            (0, born(0), ""),
+            (0, ready(0), "send w0 c0 0+1, grant j0 1x1"),
+        ],
+    );
+}
+
+#[test]
 fn what_makes_no_sense_is_ignored() {
     check(
         seats(1),

@@ -3,7 +3,7 @@
 //! # Rules
 //!
 //! 1. Nobody is born before `Wanted`. Then every seat below `processes` is filled, at most `births_at_once` births
-//!    at a time; a birth lasts until its worker is ready, or has failed. Stages: see [`lifecycle`].
+//!    at a time; a birth lasts until its worker is ready, or has failed. Stages: see `lifecycle`.
 //! 2. A serving worker that exits is replaced at once: the same seat, the next generation.
 //! 3. A worker that has answered `tasks_per_worker` calls is dismissed and replaced at once; it may overlap with its
 //!    successor.

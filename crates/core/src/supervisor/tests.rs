@@ -79,7 +79,10 @@ fn resized(processes: u32) -> Event {
 
 #[test]
 fn nobody_is_born_before_someone_is_wanted() {
-    check(seats(2), &[(0, Event::Tick, ""), (0, Event::Wanted, "bear 0.1, bear 1.1"), (0, Event::Wanted, "")]);
+    check(
+        seats(2),
+        &[(0, Event::Tick, ""), (0, Event::Wanted, "bear 0.1, bear 1.1"), (0, Event::Wanted, "")],
+    );
     check(seats(2), &[(0, resized(3), ""), (0, Event::Closed, "rest"), (0, Event::Wanted, "")]);
 }
 

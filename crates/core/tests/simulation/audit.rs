@@ -42,6 +42,8 @@ pub(crate) struct ChunkBook {
     pub(crate) told: u32,
     pub(crate) healed: u32,
     pub(crate) reclaiming: bool,
+    /// A worker died that should have begun on it: it may be reclaimed, though it need not be.
+    pub(crate) suspect: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -125,7 +127,9 @@ impl Audit {
         (self.death, self.lost_now) = (None, 0);
         match *event {
             Event::Opened { job, spec } => self.open(job, spec.delivery),
-            Event::Submitted { job, chunk, first, items, bytes } => self.submit(job, chunk, first, items, bytes),
+            Event::Submitted { job, chunk, first, items, bytes } => {
+                self.submit(job, chunk, first, items, bytes)
+            }
             Event::Exhausted { job, .. } => {
                 if let Some(book) = self.jobs.get_mut(&job) {
                     book.exhausted = true;
@@ -186,8 +190,9 @@ impl Audit {
         book.submitted += u64::from(items);
         book.largest_chunk = book.largest_chunk.max(bytes);
         self.in_flight += bytes;
-        let (damage, told, healed, reclaiming) = Default::default();
-        self.chunks.insert(chunk, ChunkBook { job, first, items, bytes, damage, told, healed, reclaiming });
+        let (damage, told, healed, reclaiming, suspect) = Default::default();
+        let book = ChunkBook { job, first, items, bytes, damage, told, healed, reclaiming, suspect };
+        self.chunks.insert(chunk, book);
     }
 
     fn cancel(&mut self, job: JobId) {
@@ -231,10 +236,17 @@ impl Audit {
     fn exit(&mut self, worker: WorkerId, at: Whereabouts) {
         let book = self.workers.remove(&worker).expect("a worker that was ordered");
         self.death = Some((worker, at, book.held.front().copied(), book.interrupted || book.killed));
+        let wanted = |piece: &Piece| {
+            self.chunks.get(&piece.chunk).is_some_and(|chunk| !self.jobs[&chunk.job].cancelled)
+        };
+        if book.interrupted && at != Whereabouts::Between && book.held.front().is_some_and(wanted) {
+            self.seen.note("killed for another job's sake");
+        }
         for (index, piece) in book.held.iter().enumerate() {
             let Some(chunk) = self.chunks.get_mut(&piece.chunk) else { continue };
             let begun = index == 0 && (at != Whereabouts::Between || piece.done > 0);
             chunk.damage += u32::from(begun);
+            chunk.suspect |= index == 0;
             let first = (chunk.first + u64::from(piece.skip + piece.done)) as usize;
             let job = self.jobs.get_mut(&chunk.job).expect("its job");
             for item in &mut job.items[first..first + (piece.items - piece.done) as usize] {
@@ -256,11 +268,14 @@ impl Audit {
             Command::Retire { chunk } => self.retire(chunk),
             Command::Reclaim { chunk } => {
                 let book = self.chunks.get_mut(&chunk).expect("a chunk in flight");
-                assert!(!book.reclaiming && book.damage > book.healed, "{command:?} for nothing");
+                assert!(
+                    !book.reclaiming && (book.damage > book.healed || book.suspect),
+                    "{command:?} for nothing"
+                );
                 if book.healed > 0 {
                     self.seen.note("reclaimed again");
                 }
-                (book.reclaiming, book.told) = (true, book.damage);
+                (book.reclaiming, book.told, book.suspect) = (true, book.damage, false);
             }
             Command::Lose { job, item, worker } => self.lose(job, item, worker),
             Command::Finish { job } => self.finish(job),
@@ -288,7 +303,10 @@ impl Audit {
         let busy = !self.workers[&worker].held.is_empty();
         if busy {
             self.seen.note("one piece in advance");
-            assert!(!self.plan.audit || self.idle().next().is_none(), "sent to a busy worker, though one is idle");
+            assert!(
+                !self.plan.audit || self.idle().next().is_none(),
+                "sent to a busy worker, though one is idle"
+            );
         }
         let slots = self.processes;
         let limit = self.plan.scheduler.tasks_per_worker;
@@ -326,7 +344,10 @@ impl Audit {
         } else if job.cancelled {
             assert!(items.iter().all(|&item| item != Item::Held), "retired under a worker");
         } else {
-            assert!(items.iter().all(|item| matches!(item, Item::Answered | Item::Lost)), "retired too early");
+            assert!(
+                items.iter().all(|item| matches!(item, Item::Answered | Item::Lost)),
+                "retired too early"
+            );
         }
     }
 
@@ -337,7 +358,10 @@ impl Audit {
         let chunk = self.chunks[&piece.chunk].first;
         let rest = chunk + u64::from(piece.skip + piece.done)..chunk + u64::from(piece.skip + piece.items);
         let alone = rest.end - rest.start == 1;
-        assert!(rest.contains(&item) && (at == Whereabouts::Calling(item) || alone), "lost though it was not at it");
+        assert!(
+            rest.contains(&item) && (at == Whereabouts::Calling(item) || alone),
+            "lost though it was not at it"
+        );
         let book = self.jobs.get_mut(&job).expect("its job");
         assert_eq!(book.items[item as usize], Item::Ready, "lost twice");
         book.items[item as usize] = Item::Lost;
@@ -359,7 +383,10 @@ impl Audit {
         }
         let items = &book.items[..book.submitted as usize];
         assert!(book.exhausted, "finished before its end");
-        assert!(items.iter().all(|item| matches!(item, Item::Answered | Item::Lost)), "finished with items open");
+        assert!(
+            items.iter().all(|item| matches!(item, Item::Answered | Item::Lost)),
+            "finished with items open"
+        );
     }
 
     fn interrupt(&mut self, worker: WorkerId) {
@@ -382,7 +409,8 @@ impl Audit {
         assert!(worker.slot < self.processes);
         self.workers.insert(worker, WorkerBook::default());
         if self.plan.audit {
-            let mut staff = self.workers.iter().filter(|(_, book)| !book.dismissed && !book.killed && !book.refused);
+            let mut staff =
+                self.workers.iter().filter(|(_, book)| !book.dismissed && !book.killed && !book.refused);
             let births = staff.clone().filter(|(_, book)| !book.ready).count();
             assert!(births <= self.plan.supervisor.births_at_once as usize, "too many births");
             let mut slots = BTreeSet::new();
@@ -439,7 +467,9 @@ impl Audit {
 
     fn check_streams(&self) {
         let config = &self.plan.scheduler;
-        for (id, book) in self.jobs.iter().filter(|(_, book)| book.streamed && !book.finished && !book.cancelled) {
+        for (id, book) in
+            self.jobs.iter().filter(|(_, book)| book.streamed && !book.finished && !book.cancelled)
+        {
             let plan: &JobPlan = &self.plan.jobs[id.0 as usize];
             let weight = plan.bytes_out.of(plan.salt, 0);
             // Until the first answer, each worker may have a chunk; later, one chunk may exceed the limit.
@@ -447,7 +477,8 @@ impl Audit {
                 forklift_core::event::Chunking::Fixed(items) => u64::from(items),
                 forklift_core::event::Chunking::Automatic => 1,
             };
-            let limit = config.stream_bytes + weight * chunk * u64::from(self.processes.max(config.processes));
+            let limit =
+                config.stream_bytes + weight * chunk * u64::from(self.processes.max(config.processes));
             assert!(book.unconsumed_bytes <= limit, "{} bytes wait for the consumer", book.unconsumed_bytes);
         }
     }
@@ -456,7 +487,11 @@ impl Audit {
     pub(crate) fn pull(&self, job: JobId, pulled: u64) {
         let book = &self.jobs[&job];
         if let Some(limit) = book.buffer.filter(|_| !self.unbounded) {
-            assert!(pulled - book.consumed <= limit, "{pulled} pulled, {} consumed of {limit}", book.consumed);
+            assert!(
+                pulled - book.consumed <= limit,
+                "{pulled} pulled, {} consumed of {limit}",
+                book.consumed
+            );
         }
     }
 

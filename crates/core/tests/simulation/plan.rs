@@ -103,6 +103,8 @@ pub(crate) struct JobPlan {
     pub(crate) poison: u64,
     /// … and whoever decodes it.
     pub(crate) poison_decode: u64,
+    /// … and whoever is about to begin with it.
+    pub(crate) poison_begin: u64,
     /// From its middle on the iterable waits for this job to end.
     pub(crate) waits_for: Option<usize>,
     /// The iterable pauses before some chunks.
@@ -138,7 +140,11 @@ impl Plan {
     pub(crate) fn calm(processes: u32, job: JobPlan) -> Plan {
         Plan {
             scheduler: SchedulerConfig { processes, ..SchedulerConfig::default() },
-            supervisor: SupervisorConfig { processes, births_at_once: processes, ..SupervisorConfig::default() },
+            supervisor: SupervisorConfig {
+                processes,
+                births_at_once: processes,
+                ..SupervisorConfig::default()
+            },
             jobs: vec![job],
             steady: true,
             crash: 0.0,
@@ -179,22 +185,29 @@ impl Plan {
             if faulty && rng.chance(probability) { much } else { 0.0 }
         };
         let (crash, stillborn, refuses) = (some(0.5, 0.05), some(0.3, 0.1), some(0.1, 0.05));
-        let (dies_starting, hangs_starting, hangs_leaving) = (some(0.3, 0.1), some(0.2, 0.05), some(0.3, 0.2));
+        let (dies_starting, hangs_starting, hangs_leaving) =
+            (some(0.3, 0.1), some(0.2, 0.05), some(0.3, 0.2));
         let accident_every = (some(0.3, 1.0) > 0.0).then(|| rng.between(10, 200) * MILLI);
         let steady = rng.chance(0.4);
         let bytes_in = rng.pick(&[Spread::Even(8), Spread::Even(300), Spread::Even(5000)]);
         let mut jobs: Vec<JobPlan> = Vec::new();
-        for index in 0..rng.between(1, 6) as usize {
+        // A storm: many short jobs at once, of which many are cancelled.
+        let storm = rng.chance(0.25);
+        let count = if storm { rng.between(8, 20) } else { rng.between(1, 5) };
+        for index in 0..count as usize {
             let mut job = JobPlan::random(rng, index, faulty, steady);
+            if storm {
+                job.items %= 40;
+                job.cost = Spread::Uniform(0, rng.pick(&[10 * MICRO, 3 * MILLI]));
+                job.opens = rng.below(60 * MILLI);
+                job.cancelled = rng.chance(0.5).then(|| rng.below(60 * MILLI));
+            }
             if steady {
                 (job.bytes_in, job.stalls, job.waits_for) = (bytes_in, 0.0, None);
             }
             jobs.push(job);
         }
-        let mut resizes = Vec::new();
-        while rng.chance(0.4) {
-            resizes.push((rng.below(SECOND), rng.pick(&[1, 2, 5, 9])));
-        }
+        let resizes = resizes(rng);
         let terminated = rng.chance(0.15).then(|| rng.below(2 * SECOND));
         Plan {
             unbounded: jobs.iter().any(|job| job.consumer.is_none()).then(|| rng.below(3 * SECOND)),
@@ -216,6 +229,15 @@ impl Plan {
     }
 }
 
+fn resizes(rng: &mut Rng) -> Vec<(u64, u32)> {
+    let mut resizes = Vec::new();
+    while rng.chance(0.4) {
+        let within = rng.pick(&[SECOND, 30 * MILLI]);
+        resizes.push((rng.below(within), rng.pick(&[1, 2, 5, 9])));
+    }
+    resizes
+}
+
 impl JobPlan {
     pub(crate) fn even(items: u64, cost: u64, bytes: u64) -> JobPlan {
         JobPlan {
@@ -231,6 +253,7 @@ impl JobPlan {
             consumer: Some((1, 0)),
             poison: 0,
             poison_decode: 0,
+            poison_begin: 0,
             waits_for: None,
             stalls: 0.0,
             salt: 0,
@@ -249,7 +272,7 @@ impl JobPlan {
         let weights = [Spread::Even(weight), Spread::Uniform(0, weight), Spread::Tailed(weight)];
         let even = [Spread::Even(weight)];
         let streamed = rng.chance(0.5);
-        let buffer = rng.pick(&[None, None, Some(1), Some(5), Some(64)]);
+        let buffer = rng.pick(&[None, None, Some(1), Some(5), Some(64), Some(700)]);
         let costs = [
             Spread::Even(base),
             Spread::Uniform(base / 10, base * 2),
@@ -262,15 +285,25 @@ impl JobPlan {
             opens: rng.below(200 * MILLI),
             items,
             known: rng.chance(0.6),
-            chunking: rng.pick(&[Chunking::Automatic, Chunking::Automatic, Chunking::Fixed(1), Chunking::Fixed(13)]),
+            chunking: rng.pick(&[
+                Chunking::Automatic,
+                Chunking::Automatic,
+                Chunking::Fixed(1),
+                Chunking::Fixed(13),
+            ]),
             delivery: if streamed { Delivery::Streamed(buffer) } else { Delivery::Collected },
             cost: rng.pick(&costs),
             bytes_in: rng.pick(&weights),
             bytes_out: if steady { even[0] } else { rng.pick(&weights) },
             cancelled: rng.chance(0.15).then(|| rng.below(SECOND)),
-            consumer: if rng.chance(0.1) { None } else { Some((rng.pick(&[1, 3, 100]), rng.pick(&[0, 5 * MILLI]))) },
+            consumer: if rng.chance(0.1) {
+                None
+            } else {
+                Some((rng.pick(&[1, 3, 100]), rng.pick(&[0, 5 * MILLI])))
+            },
             poison: if faulty && rng.chance(0.2) { rng.pick(&[7, 50, 300]) } else { 0 },
             poison_decode: if faulty && rng.chance(0.15) { rng.pick(&[50, 300]) } else { 0 },
+            poison_begin: if faulty && rng.chance(0.1) { 100 } else { 0 },
             waits_for: (index > 0 && rng.chance(0.15)).then(|| rng.below(index as u64) as usize),
             stalls: rng.pick(&[0.0, 0.0, 0.02]),
             salt: rng.next(),

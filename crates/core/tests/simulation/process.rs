@@ -82,7 +82,8 @@ impl Process {
     pub(crate) fn begin(&mut self, now: u64, plan: &Plan, job: &JobPlan, rng: &mut Rng) -> (u64, Step) {
         self.phase = Phase::Working;
         let Some(&errand) = self.queue.front() else { return (now, Step::Leave) };
-        let items = if rng.chance(0.85) { errand.left } else { rng.between(1, u64::from(errand.left)) as u32 };
+        let items =
+            if rng.chance(0.85) { errand.left } else { rng.between(1, u64::from(errand.left)) as u32 };
         let decoded = now + 100 * u64::from(items);
         let calls = job.cost.sum(job.salt, errand.next, u64::from(items));
         let ends = decoded + calls + 100 * u64::from(items);
@@ -92,6 +93,10 @@ impl Process {
             let kills = |item: &u64| crate::plan::mix(job.salt ^ salt ^ item).is_multiple_of(one_in);
             if one_in == 0 { None } else { indices.clone().find(kills) }
         };
+        if killer(job.poison_begin, 3).is_some() {
+            self.stint = None;
+            return (now, Step::Die(Whereabouts::Between));
+        }
         if killer(job.poison_decode, 1).is_some() {
             return (decoded, Step::Die(Whereabouts::Translating));
         }

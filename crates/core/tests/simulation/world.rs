@@ -125,7 +125,9 @@ impl World {
                     self.tell(Event::Tick);
                 }
                 (_, Some(_)) => {
-                    let Some(((time, _), happening)) = self.agenda.pop_first() else { return self.audit.seen.clone() };
+                    let Some(((time, _), happening)) = self.agenda.pop_first() else {
+                        return self.audit.seen.clone();
+                    };
                     self.now = time;
                     self.happen(happening);
                 }
@@ -198,7 +200,11 @@ impl World {
     fn is_moot(&self, event: &Event) -> bool {
         let ended = self.audit.closed || self.audit.terminated;
         match event {
-            Event::Opened { .. } | Event::Wanted | Event::Resized { .. } | Event::Terminated | Event::Unbounded => ended,
+            Event::Opened { .. }
+            | Event::Wanted
+            | Event::Resized { .. }
+            | Event::Terminated
+            | Event::Unbounded => ended,
             Event::Cancelled { job } => !self.audit.jobs.contains_key(job),
             _ => self.audit.rested,
         }
@@ -269,7 +275,8 @@ impl World {
         let plan = &self.plan.jobs[job.0 as usize];
         let Some(feed) = self.feeds.get_mut(&job) else { return };
         let book = self.audit.jobs.get(&job);
-        if feed.ended || feed.forming.is_some() || feed.credit == 0 || book.is_none_or(|book| book.cancelled) {
+        if feed.ended || feed.forming.is_some() || feed.credit == 0 || book.is_none_or(|book| book.cancelled)
+        {
             return;
         }
         if feed.pulled == plan.items {
@@ -277,7 +284,8 @@ impl World {
             return;
         }
         let first = plan.waits_for.map(|other| JobId(other as u64));
-        feed.blocked = feed.pulled >= plan.items / 2 && first.is_some_and(|other| !self.audit.finished(other));
+        feed.blocked =
+            feed.pulled >= plan.items / 2 && first.is_some_and(|other| !self.audit.finished(other));
         if feed.blocked {
             self.audit.seen.note("feed blocked");
             return;
@@ -287,7 +295,8 @@ impl World {
         feed.credit -= 1;
         feed.forming = Some(items as u32);
         self.audit.pull(job, feed.pulled);
-        let pause = if self.rng.chance(plan.stalls) { self.rng.below(SECOND) } else { self.rng.below(50 * MICRO) };
+        let pause =
+            if self.rng.chance(plan.stalls) { self.rng.below(SECOND) } else { self.rng.below(50 * MICRO) };
         let encoding = if self.plan.audit { self.rng.below(200) * items } else { 0 };
         let at = self.now + pause + encoding;
         self.at(at, Happening::Formed(job));
@@ -382,14 +391,19 @@ impl World {
     }
 
     fn send(&mut self, worker: WorkerId, letter: Letter) {
-        if let Some(process) = self.processes.get_mut(&worker) {
-            let at = process.inbox(self.now, &mut self.rng);
-            self.at(at.0, Happening::Arrive(worker, letter));
-        }
+        let Some(process) = self.processes.get_mut(&worker) else { return };
+        let at = match letter {
+            // A signal overtakes messages, or takes its time.
+            Letter::Kill => self.now + self.rng.pick(&[0, 20 * MICRO, 3 * MILLI]),
+            Letter::Errand(_) | Letter::Stop => process.inbox(self.now, &mut self.rng).0,
+        };
+        self.at(at, Happening::Arrive(worker, letter));
     }
 
     fn arrive(&mut self, worker: WorkerId, letter: Letter) {
-        let Some(process) = self.processes.get_mut(&worker).filter(|process| process.is_alive()) else { return };
+        let Some(process) = self.processes.get_mut(&worker).filter(|process| process.is_alive()) else {
+            return;
+        };
         match letter {
             Letter::Errand(errand) => process.queue.push_back(errand),
             Letter::Stop => process.stop = true,
@@ -414,7 +428,9 @@ impl World {
     }
 
     fn step(&mut self, worker: WorkerId, epoch: u64, step: Step) {
-        let Some(process) = self.processes.get_mut(&worker).filter(|process| process.is_alive()) else { return };
+        let Some(process) = self.processes.get_mut(&worker).filter(|process| process.is_alive()) else {
+            return;
+        };
         if let Step::Accident = step {
             let at = self.whereabouts(worker);
             self.audit.seen.note("accident");
@@ -475,7 +491,9 @@ impl World {
     fn die(&mut self, worker: WorkerId, at: Whereabouts) {
         // Now and then the scoreboard tells nonsense.
         let at = match at {
-            Whereabouts::Calling(_) if self.rng.chance(0.02) => Whereabouts::Calling(self.rng.next() | 1 << 40),
+            Whereabouts::Calling(_) if self.rng.chance(0.02) => {
+                Whereabouts::Calling(self.rng.next() | 1 << 40)
+            }
             at => at,
         };
         self.post(worker, Event::Exited { worker, at });
