@@ -150,13 +150,13 @@ class Pool:
         self._collector: threading.Thread | None = None
         self._callbacks: dict[int, ApplyResult[Any]] = {}
         self._lock = threading.Lock()
-        self._native = _native.Pool(
+        self._native = self._start(
+            start,
             processes=processes,
             origin=method,
             command=_births.command(method),
             environment=_births.environment(processes),
             preparation=_births.preparation(modules),
-            initializer=start,
             maxtasksperchild=maxtasksperchild,
             window_bytes=window,
             stream_bytes=window,
@@ -167,11 +167,26 @@ class Pool:
         if initializer is not None:
             self._native.want()
 
+    def _start(self, start: tuple[Any, ...] | None, **options: Any) -> _native.Pool:
+        try:
+            return _native.Pool(initializer=start, **options)
+        except (OSError, MemoryError):
+            raise
+        except Exception as error:
+            from forklift._failure import encode_error
+
+            raise encode_error(start, "(initializer, initargs)") from error
+
     # The calls -----------------------------------------------------------------------------------------------
 
     def apply(self, func: Callable[..., T], args: Iterable[Any] = (), kwds: Mapping[str, Any] = {}) -> T:
         """Return `func(*args, **kwds)`, called in a worker."""
-        return self.apply_async(func, args, kwds).get()
+        result = self.apply_async(func, args, kwds)
+        try:
+            return result.get()
+        except BaseException:
+            result._give_up()
+            raise
 
     def apply_async(
         self,

@@ -82,6 +82,9 @@ class AsyncResult(Generic[T]):
     def _settle(self) -> None:
         """Make value or error of what has come. Called when ready."""
 
+    def _give_up(self) -> None:
+        """Stop the call, if it is not done."""
+
     def _call_back(self) -> None:
         self._settle()
         self._pool = None
@@ -124,6 +127,11 @@ class ApplyResult(AsyncResult[T]):
             self._job.wait(timeout)
         else:
             self._called_back.wait(timeout)
+
+    def _give_up(self) -> None:
+        """Stop the call, if it is not done."""
+        if not self._job.finished():
+            self._job.cancel()
 
     def _call_back(self) -> None:
         super()._call_back()

@@ -13,14 +13,17 @@ use forklift_core::pool;
 use forklift_core::payload::Payload;
 use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyIterator, PyList, PyTuple};
-use std::collections::BTreeMap;
+use pyo3::types::{PyBool, PyBytes, PyDict, PyFloat, PyInt, PyIterator, PyList, PyString, PyTuple};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How often a waiting thread looks after signals.
 const TICK: Duration = Duration::from_millis(50);
+
+/// Lists longer than this are not searched for parts that they share with other items: long lists hold numbers.
+const PARTS_MAX: usize = 64;
 
 /// Items of a chunk that may have to be encoded again.
 struct Retained {
@@ -35,6 +38,10 @@ struct Progress {
     position: u64,
     exhausted: bool,
     manner: Manner,
+    /// Whether a chunk is one pickle: all its items exist before they are pulled, keep their contents, and share nothing.
+    together: bool,
+    /// Items that were pulled and are not encoded.
+    backlog: VecDeque<Py<PyAny>>,
     /// A chunk that was encoded and waits for credit.
     pending: Option<Payload>,
     /// By the index of their first item.
@@ -47,8 +54,6 @@ pub(crate) struct Job {
     pool: Arc<pool::Pool>,
     handle: Arc<Handle>,
     progress: Mutex<Progress>,
-    /// Whether all items exist before they are pulled, and keep their contents.
-    held: bool,
     /// Nobody will take results any more: whoever feeds drops them.
     abandoned: AtomicBool,
 }
@@ -58,8 +63,8 @@ type Outcomes<'py> = (Bound<'py, PyList>, Vec<(u64, Py<PyAny>)>);
 
 impl Job {
     pub(crate) fn new(pool: Arc<pool::Pool>, handle: Arc<Handle>, held: bool, manner: Manner) -> Self {
-        let progress = Mutex::new(Progress { manner, ..Progress::default() });
-        Self { pool, handle, progress, held, abandoned: AtomicBool::new(false) }
+        let progress = Mutex::new(Progress { manner, together: held, ..Progress::default() });
+        Self { pool, handle, progress, abandoned: AtomicBool::new(false) }
     }
 
     fn progress(&self) -> MutexGuard<'_, Progress> {
@@ -79,22 +84,34 @@ impl Job {
     /// Pulls a chunk of up to `count` items and submits it. Python code runs here, so no lock is held meanwhile: only
     /// one thread feeds a job.
     fn pull(&self, py: Python<'_>, iterator: &Bound<'_, PyIterator>, count: u32) -> PyResult<()> {
-        let taken = if self.held { self.pull_held(py, iterator, count) } else { self.pull_fleeting(py, iterator, count) };
-        if !taken? {
+        let together = self.progress().together;
+        let more = if together {
+            self.pull_together(py, iterator, count)
+        } else {
+            self.pull_one_by_one(py, iterator, count)
+        };
+        if !more? {
             self.exhaust();
         }
         Ok(())
     }
 
     /// From a list or the like: all items exist already, so a chunk is one pickle. Whether there may be more.
-    fn pull_held(&self, py: Python<'_>, iterator: &Bound<'_, PyIterator>, count: u32) -> PyResult<bool> {
+    ///
+    /// Where items share an object, one pickle would make them share its copy too, and whether one sees what another
+    /// wrote would hang on how they were cut into chunks: from there on the job goes on one by one.
+    fn pull_together(&self, py: Python<'_>, iterator: &Bound<'_, PyIterator>, count: u32) -> PyResult<bool> {
         let items = PyList::empty(py);
-        let mut more = true;
         for item in iterator.clone().take(count as usize) {
             items.append(item?)?;
         }
-        if items.len() < count as usize {
-            more = false;
+        let more = items.len() == count as usize;
+        if items.len() > 1 && share_parts(&items)? {
+            let mut progress = self.progress();
+            progress.together = false;
+            progress.backlog = items.iter().map(Bound::unbind).collect();
+            drop(progress);
+            return self.pull_one_by_one(py, iterator, count);
         }
         if !items.is_empty() {
             let payload = self.encode(py, &items, self.position())?;
@@ -105,7 +122,7 @@ impl Job {
 
     /// From an iterator, which may yield one buffer again and again with new contents: each item is encoded before the
     /// next is pulled. Small ones travel together, each a pickle of its own; a large one travels alone.
-    fn pull_fleeting(&self, py: Python<'_>, iterator: &Bound<'_, PyIterator>, count: u32) -> PyResult<bool> {
+    fn pull_one_by_one(&self, py: Python<'_>, iterator: &Bound<'_, PyIterator>, count: u32) -> PyResult<bool> {
         let mut pickles: Vec<Bound<'_, PyBytes>> = Vec::new();
         let pending = self.progress().pending.take();
         if let Some(alone) = pending {
@@ -117,7 +134,8 @@ impl Job {
             if pickles.len() == count as usize {
                 break Ok(true);
             }
-            let item = match items.next() {
+            let waiting = self.progress().backlog.pop_front();
+            let item = match waiting.map(|item| Ok(item.into_bound(py))).or_else(|| items.next()) {
                 Some(Ok(item)) => item,
                 Some(Err(error)) => break Err(error),
                 None => break Ok(false),
@@ -325,7 +343,7 @@ impl Job {
     /// No more items come: those that were taken are all.
     fn exhaust(&self) {
         let mut progress = self.progress();
-        if !progress.exhausted && progress.pending.is_none() {
+        if !progress.exhausted && progress.pending.is_none() && progress.backlog.is_empty() {
             progress.exhausted = true;
             self.pool.exhaust(self.handle.id(), progress.position);
         }
@@ -422,4 +440,45 @@ fn place<'py>(py: Python<'py>, results: &Bound<'py, PyList>, first: usize, value
         results.set_slice(length, length, &missing)?;
     }
     results.set_slice(first, end, values)
+}
+
+/// Whether two items are, or directly hold, one and the same object that could be changed.
+fn share_parts(items: &Bound<'_, PyList>) -> PyResult<bool> {
+    let mut seen = HashSet::new();
+    for item in items.iter() {
+        if is_constant(&item) {
+            continue;
+        }
+        if let Ok(tuple) = item.cast_exact::<PyTuple>() {
+            // A part that one item holds twice is no sharing between items.
+            let parts: HashSet<usize> =
+                tuple.iter().filter(|part| !is_constant(part)).map(|part| part.as_ptr() as usize).collect();
+            if parts.into_iter().any(|part| !seen.insert(part)) {
+                return Ok(true);
+            }
+            continue;
+        }
+        let mut parts = HashSet::from([item.as_ptr() as usize]);
+        if let Ok(dict) = item.cast_exact::<PyDict>() {
+            parts.extend(dict.values().iter().filter(|part| !is_constant(part)).map(|part| part.as_ptr() as usize));
+        } else if let Ok(list) = item.cast_exact::<PyList>()
+            && list.len() <= PARTS_MAX
+        {
+            parts.extend(list.iter().filter(|part| !is_constant(part)).map(|part| part.as_ptr() as usize));
+        }
+        if parts.into_iter().any(|part| !seen.insert(part)) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Whether an object cannot be changed and holds no other.
+fn is_constant(object: &Bound<'_, PyAny>) -> bool {
+    object.is_none()
+        || object.is_exact_instance_of::<PyInt>()
+        || object.is_exact_instance_of::<PyFloat>()
+        || object.is_exact_instance_of::<PyString>()
+        || object.is_exact_instance_of::<PyBytes>()
+        || object.is_exact_instance_of::<PyBool>()
 }

@@ -125,12 +125,12 @@ impl Sink {
     }
 }
 
-/// The Python side of pickling, looked up once. A worker's picklers know what came from its parent.
+/// The Python side of pickling, looked up once. What a worker pickles are results: its picklers know what came from
+/// their receiver. A process can become a worker after it pickled as a parent (the fork context), so both are kept.
 struct Tools {
     pickler: Py<PyAny>,
+    result_pickler: Py<PyAny>,
     cloud_pickler: Py<PyAny>,
-    /// Whether what is pickled here are results.
-    upward: bool,
     loads: Py<PyAny>,
 }
 
@@ -145,11 +145,10 @@ pub(crate) fn become_worker() {
 fn tools(py: Python<'_>) -> PyResult<&Tools> {
     TOOLS.get_or_try_init(py, || {
         let module = py.import("forklift._pickling")?;
-        let upward = IN_WORKER.load(Ordering::Relaxed);
         Ok(Tools {
-            pickler: module.getattr(if upward { "ResultPickler" } else { "Pickler" })?.unbind(),
+            pickler: module.getattr("Pickler")?.unbind(),
+            result_pickler: module.getattr("ResultPickler")?.unbind(),
             cloud_pickler: module.getattr("cloud_pickler_class")?.unbind(),
-            upward,
             loads: py.import("_pickle")?.getattr("loads")?.unbind(),
         })
     })
@@ -170,9 +169,11 @@ fn attempt(py: Python<'_>, object: &Bound<'_, PyAny>, manner: Manner) -> PyResul
     let sink = Bound::new(py, Sink::default())?;
     let options = PyDict::new(py);
     options.set_item(intern!(py, "buffer_callback"), sink.getattr(intern!(py, "buffer"))?)?;
-    let class = match manner {
-        Manner::Plain => tools.pickler.bind(py).clone(),
-        Manner::Cloud => tools.cloud_pickler.bind(py).call1((tools.upward,))?,
+    let upward = IN_WORKER.load(Ordering::Relaxed);
+    let class = match (manner, upward) {
+        (Manner::Plain, false) => tools.pickler.bind(py).clone(),
+        (Manner::Plain, true) => tools.result_pickler.bind(py).clone(),
+        (Manner::Cloud, _) => tools.cloud_pickler.bind(py).call1((upward,))?,
     };
     class.call((&sink, 5), Some(&options))?.call_method1(intern!(py, "dump"), (object,))?;
     Ok(sink.unbind())
