@@ -19,13 +19,15 @@ __all__ = [
 __version__ = "0.1.0"
 
 
+_HOMES = {"Pool": "pool", "TaskTimeout": "errors"}
+
+
 def __getattr__(name: str) -> object:
     # Workers import this package too, and need none of what a parent does.
-    if name == "Pool":
-        from forklift.pool import Pool as found
-    elif name == "TaskTimeout":
-        from forklift.errors import TaskTimeout as found
-    else:
+    if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    found: object = getattr(import_module(f"forklift.{_HOMES[name]}"), name)
     globals()[name] = found
     return found

@@ -51,7 +51,9 @@ def undecodable(what: str, error: BaseException) -> Failure:
     from forklift._failure import pack_exception
     from forklift.errors import DecodeError
 
-    wrapped = DecodeError(f"{what} could not be rebuilt in the worker: {type(error).__name__}: {error}", "worker")
+    wrapped = DecodeError(
+        f"{what} could not be rebuilt in the worker: {type(error).__name__}: {error}", "worker"
+    )
     wrapped.__cause__ = error
     return Failure(pack_exception(wrapped))
 

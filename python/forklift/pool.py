@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import atexit
 import os
-import re
 import sys
 import threading
 import warnings
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from multiprocessing.context import BaseContext
 from types import TracebackType
 from typing import Any, Literal, NoReturn, TypeVar
 
-from forklift import _births, _native
+from forklift import _births, _native, _options
 from forklift.result import ApplyResult, AsyncResult, IMapIterator, IMapUnorderedIterator, MapResult
 
 S = TypeVar("S")
@@ -28,9 +27,6 @@ RUN, CLOSE, TERMINATE = "RUN", "CLOSE", "TERMINATE"
 # How an item becomes arguments: func(item), func(*item), func(*item[0], **item[1]). Shared with the native worker.
 ONE, STAR, APPLY = 0, 1, 2
 
-# Seats that a pool may have; far above what one machine can use.
-PROCESSES_MAX = 10_000
-
 # Payload in flight that a pool keeps warm for each worker, and at least: enough for a few items of several megabytes.
 WINDOW_BYTES_PER_WORKER = 32 << 20
 WINDOW_BYTES_MIN = 64 << 20
@@ -41,33 +37,8 @@ MEMORY_SHARE = 0.25
 # How long `terminate` and the interpreter's exit wait for workers that were sent SIGKILL.
 END_SECONDS = 10.0
 
-_SIZE = re.compile(r"\s*(\d+(?:\.\d*)?)\s*([kmgt]?i?b?)\s*", re.IGNORECASE)
-_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
-
-# Containers whose items exist before they are asked for. Of anything else the items may be one object again and again,
-# with new contents each time.
-_HELD = (list, tuple, range, dict, set, frozenset, str, bytes)
 
 _pools: weakref.WeakSet[Pool] = weakref.WeakSet()
-
-
-def _bytes(name: str, value: int | str) -> int:
-    """Read a size: bytes, or text such as "2GB" (decimal) or "2GiB" (binary)."""
-    size: float | None = None
-    if isinstance(value, str):
-        match = _SIZE.fullmatch(value)
-        if match:
-            size = float(match[1]) * _UNITS.get(match[2].lower().removesuffix("b"), 0)
-    elif isinstance(value, int) and not isinstance(value, bool):
-        size = value
-    if not size or size < 1:
-        raise ValueError(f'{name} must be a positive number of bytes or a text such as "2GB" or "512MiB", not {value!r}')
-    return int(size)
-
-
-def _choice(name: str, value: str, choices: Sequence[str]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name} must be {' or '.join(map(repr, choices))}, not {value!r}")
 
 
 class Pool:
@@ -82,8 +53,8 @@ class Pool:
 
     Every method of `multiprocessing.Pool` is here with its signature, defaults and behaviour. What differs:
 
-    - Large parts of items and results (arrays, bytes, frames) cross in shared memory, copied once each way; in the worker
-      an argument is its own writable memory, in the parent a result is a writable view that outlives the pool.
+    - Large parts of items and results (arrays, bytes, frames) cross in shared memory, copied once each way. In the
+      worker an argument is its own writable memory; in the parent a result is a writable view that outlives the pool.
     - Workers are forked from a clean process, not from yours: no `if __name__ == "__main__"` guard is needed, and
       functions, lambdas and classes of scripts and notebooks travel by value.
     - `chunksize=None` means chosen while running, also for `imap`; `maxtasksperchild` counts calls, not chunks.
@@ -100,7 +71,8 @@ class Pool:
             `multiprocessing` among `initargs` can only be inherited: with them, the default is "fork".
         memory_limit: bytes, or text such as "2GB": payload in flight plus results of `imap` not yet consumed. By
             default a quarter of the memory of the machine or cgroup. When it is reached, the pool waits.
-        on_error: "raise": `map` raises the first failure in order of items; "return": the exception stands in its place.
+        on_error: "raise": `map` raises the first failure in order of items; "return": the exception stands in its
+            item's place.
         preload: names of modules to import once, before any worker is forked.
 
     Raises:
@@ -122,17 +94,11 @@ class Pool:
         self._state = RUN
         self._native: _native.Pool | None = None
         self._threads: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
-        if processes is None:
-            processes = _native.cores()
-        if processes < 1:
-            raise ValueError("Number of processes must be at least 1")
-        if processes > PROCESSES_MAX:
-            raise ValueError(f"Number of processes must be at most {PROCESSES_MAX}, not {processes}")
-        if maxtasksperchild is not None and (not isinstance(maxtasksperchild, int) or maxtasksperchild <= 0):
-            raise ValueError("maxtasksperchild must be a positive int or None")
+        processes = _native.cores() if processes is None else _options.processes(processes)
+        _options.tasks(maxtasksperchild)
         if initializer is not None and not callable(initializer):
             raise TypeError("initializer must be a callable")
-        _choice("on_error", on_error, ("raise", "return"))
+        _options.choice("on_error", on_error, ("raise", "return"))
         modules = _births.module_names(preload)
         method = _births.start_method(context)
         start = None if initializer is None else (initializer, tuple(initargs))
@@ -141,7 +107,9 @@ class Pool:
         if start is not None and method == "fork":
             start = _births.inherited(self, start)
         limit = (
-            int(_native.memory_total() * MEMORY_SHARE) if memory_limit is None else _bytes("memory_limit", memory_limit)
+            int(_native.memory_total() * MEMORY_SHARE)
+            if memory_limit is None
+            else _options.size("memory_limit", memory_limit)
         )
         window = min(max(WINDOW_BYTES_MIN, WINDOW_BYTES_PER_WORKER * processes), max(limit // 2, 1))
         self._processes = processes
@@ -318,9 +286,9 @@ class Pool:
         on_error: OnError | None,
         length: int | None,
     ) -> list[T]:
-        size = self._chunksize(chunksize)
+        size = _options.chunks(chunksize)
         finish = self._finisher(on_error)
-        items, count = _sized(iterable, length)
+        items, count = _options.items(iterable, length)
         job = self._open(func, shape, items=count, chunksize=size, sample=iterable)
         try:
             results, failures = job.run(items)
@@ -340,13 +308,13 @@ class Pool:
         on_error: OnError | None,
         length: int | None,
     ) -> AsyncResult[list[T]]:
-        size = self._chunksize(chunksize)
+        size = _options.chunks(chunksize)
         finish = self._finisher(on_error)
         self._check_running()
         if not hasattr(iterable, "__len__"):
             # As the standard library: what the iterable raises is raised here, not in another thread.
             iterable = list(iterable)
-        items, count = _sized(iterable, length)
+        items, count = _options.items(iterable, length)
         job = self._open(func, shape, items=count, chunksize=size, sample=iterable)
         return MapResult(self, job, items, finish, callback, error_callback)
 
@@ -360,15 +328,11 @@ class Pool:
         on_error: OnError | None,
         length: int | None,
     ) -> IMapIterator[T]:
-        size = self._chunksize(chunksize)
+        size = _options.chunks(chunksize)
         on_error = on_error or self._on_error
-        _choice("on_error", on_error, ("raise", "return"))
-        if buffersize is not None:
-            if not isinstance(buffersize, int):
-                raise TypeError("buffersize must be an integer or None")
-            if buffersize < 1:
-                raise ValueError("buffersize must be None or > 0")
-        items, count = _sized(iterable, length)
+        _options.choice("on_error", on_error, ("raise", "return"))
+        _options.buffer(buffersize)
+        items, count = _options.items(iterable, length)
         job = self._open(
             func,
             ONE,
@@ -402,7 +366,7 @@ class Pool:
                 (func, shape),
                 items=items,
                 chunksize=chunksize,
-                held=type(sample) in _HELD,
+                held=type(sample) in _options.HELD,
                 streamed=streamed,
                 buffersize=buffersize,
                 announce=announce,
@@ -412,20 +376,11 @@ class Pool:
 
             raise unsendable_function(func) from error
 
-    def _chunksize(self, chunksize: int | None) -> int:
-        if chunksize is None:
-            return 0
-        if not isinstance(chunksize, int):
-            raise TypeError(f"chunksize must be an int or None, not {type(chunksize).__name__}")
-        if chunksize < 1:
-            raise ValueError(f"Chunksize must be 1+, not {chunksize:n}")
-        return min(chunksize, 2**32 - 1)
-
     def _finisher(
         self, on_error: OnError | None
     ) -> Callable[[list[Any], list[tuple[int, BaseException]]], list[Any]]:
         on_error = on_error or self._on_error
-        _choice("on_error", on_error, ("raise", "return"))
+        _options.choice("on_error", on_error, ("raise", "return"))
 
         def finish(results: list[Any], failures: list[tuple[int, BaseException]]) -> list[Any]:
             if failures and on_error == "raise":
@@ -517,16 +472,6 @@ class Pool:
 
     def __reduce__(self) -> NoReturn:
         raise NotImplementedError("pool objects cannot be passed between processes or pickled")
-
-
-def _sized(iterable: Iterable[Any], length: int | None) -> tuple[Iterator[Any], int | None]:
-    """Return an iterator, and how many items it will give where that can be told."""
-    if length is not None and (not isinstance(length, int) or length < 0):
-        raise ValueError(f"length must be the number of items, not {length!r}")
-    items = iter(iterable)
-    # A length of the user's is a hint for progress; only that of a container decides where the end is.
-    known = len(iterable) if isinstance(iterable, _HELD) else None
-    return items, known
 
 
 def _collect(pool: weakref.ref[Pool], native: _native.Pool, waiting: dict[int, ApplyResult[Any]]) -> None:

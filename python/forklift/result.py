@@ -170,7 +170,9 @@ class MapResult(AsyncResult[list[T]]):
     ) -> None:
         super().__init__(pool, callback, error_callback)
         self._done = threading.Event()
-        thread = threading.Thread(target=self._run, args=(job, items, finish), name="forklift-map", daemon=True)
+        thread = threading.Thread(
+            target=self._run, args=(job, items, finish), name="forklift-map", daemon=True
+        )
         pool._threads.add(thread)
         thread.start()
 
@@ -226,7 +228,9 @@ class IMapIterator(Generic[T]):
 
     _ordered = True
 
-    def __init__(self, pool: Pool, job: _native.Job, items: Iterable[Any], on_error: str, exact: bool) -> None:
+    def __init__(
+        self, pool: Pool, job: _native.Job, items: Iterable[Any], on_error: str, exact: bool
+    ) -> None:
         self._pool: Pool | None = pool
         self._job = job
         self._on_error = on_error

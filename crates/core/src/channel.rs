@@ -39,13 +39,9 @@ pub struct Packet {
 /// # Errors
 /// When no descriptor can be had.
 pub fn pair() -> Result<(ParentEnd, OwnedFd)> {
-    let (ours, theirs) = rustix::net::socketpair(
-        AddressFamily::UNIX,
-        SocketType::SEQPACKET,
-        SocketFlags::CLOEXEC,
-        None,
-    )
-    .map_err(system("make a socket pair"))?;
+    let (ours, theirs) =
+        rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+            .map_err(system("make a socket pair"))?;
     Ok((ParentEnd::new(ours), theirs))
 }
 

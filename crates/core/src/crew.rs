@@ -102,7 +102,12 @@ pub(crate) struct ChildEnds {
 }
 
 impl Worker {
-    pub(crate) fn new(id: WorkerId, serial: u64, line: u32, mailbox: &Arc<Mailbox>) -> Result<(Self, ChildEnds)> {
+    pub(crate) fn new(
+        id: WorkerId,
+        serial: u64,
+        line: u32,
+        mailbox: &Arc<Mailbox>,
+    ) -> Result<(Self, ChildEnds)> {
         let (channel, theirs) = channel::pair()?;
         let (ours, life) = life()?;
         let desk = ReturnDesk {
@@ -140,7 +145,12 @@ impl Worker {
         self.send_with(message, Vec::new(), arenas)
     }
 
-    pub(crate) fn send_with(&mut self, message: &ToWorker, with: Vec<Arc<OwnedFd>>, arenas: &Arenas) -> Result<()> {
+    pub(crate) fn send_with(
+        &mut self,
+        message: &ToWorker,
+        with: Vec<Arc<OwnedFd>>,
+        arenas: &Arenas,
+    ) -> Result<()> {
         let packet = message.encode();
         self.messages += 1;
         if packet.len() <= PACKET_BYTES_MAX {
@@ -148,7 +158,9 @@ impl Worker {
         }
         let payload = Payload::pack(&arenas.inbound, &[&packet], &[])?;
         self.lend(&payload, arenas)?;
-        let Some(block) = payload.blocks().next() else { return Err(Error::Malformed("a long message in no block")) };
+        let Some(block) = payload.blocks().next() else {
+            return Err(Error::Malformed("a long message in no block"));
+        };
         let announcement = ToWorker::Long { span: block.span() };
         self.channel.send(announcement.encode(), with)
     }
@@ -158,7 +170,8 @@ impl Worker {
         for block in payload.blocks() {
             let id = block.span().segment;
             if self.announced.insert(id) {
-                let (segment, sharing) = arenas.find(id).ok_or(Error::Malformed("a block without a segment"))?;
+                let (segment, sharing) =
+                    arenas.find(id).ok_or(Error::Malformed("a block without a segment"))?;
                 let message = ToWorker::Segment { id, bytes: segment.bytes(), sharing };
                 let file = segment.fd().try_clone_to_owned().map_err(|error| Error::System {
                     attempt: "duplicate a segment's descriptor",
@@ -192,7 +205,9 @@ impl Worker {
                     drop(known);
                     self.atlas.add(id, segment);
                 }
-                ToParent::Long { .. } => return Err(Error::Malformed("a long message within a long message")),
+                ToParent::Long { .. } => {
+                    return Err(Error::Malformed("a long message within a long message"));
+                }
                 message => return Ok(Some(message)),
             }
         }

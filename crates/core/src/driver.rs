@@ -326,9 +326,10 @@ impl Driver {
                 let _ = reply.send(self.staff());
             }
             Request::Count { reply } => {
-                let fresh_bytes = self.arenas.inbound.usage().fresh_bytes + self.arenas.broadcast.usage().fresh_bytes;
-                let messages_sent =
-                    self.counters.messages_sent + self.workers.values().map(|worker| worker.messages).sum::<u64>();
+                let fresh_bytes =
+                    self.arenas.inbound.usage().fresh_bytes + self.arenas.broadcast.usage().fresh_bytes;
+                let messages_sent = self.counters.messages_sent
+                    + self.workers.values().map(|worker| worker.messages).sum::<u64>();
                 let _ = reply.send(Counters { fresh_bytes, messages_sent, ..self.counters });
             }
             Request::Close => self.closing = true,
@@ -394,7 +395,8 @@ impl Driver {
                 self.tell(worker, &ToWorker::Stop);
             }
             Command::Break => {
-                let trouble = self.birth_trouble.take().unwrap_or_else(|| "they ended before they were ready".into());
+                let trouble =
+                    self.birth_trouble.take().unwrap_or_else(|| "they ended before they were ready".into());
                 let fault = self.refusal.take().unwrap_or_else(|| Fault::Births(trouble.into()));
                 self.fail(fault);
                 self.events.push_back(Event::Terminated);
@@ -451,7 +453,11 @@ impl Driver {
             .map(|worker| Member {
                 worker: worker.id,
                 pid: worker.process.as_ref().map(|process| process.pid()),
-                state: if worker.state == "idle" && !worker.pieces.is_empty() { "busy" } else { worker.state },
+                state: if worker.state == "idle" && !worker.pieces.is_empty() {
+                    "busy"
+                } else {
+                    worker.state
+                },
                 calls: worker.calls,
                 held_bytes: worker.loans.bytes(),
             })

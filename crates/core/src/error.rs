@@ -43,7 +43,9 @@ pub(crate) fn system(attempt: &'static str) -> impl FnOnce(Errno) -> Error {
 /// What a user can do about the limits that pools run into.
 fn advice(errno: Errno) -> &'static str {
     match errno {
-        Errno::MFILE => " (the limit on open files is reached: raise `ulimit -n`, or use fewer processes or pools)",
+        Errno::MFILE => {
+            " (the limit on open files is reached: raise `ulimit -n`, or use fewer processes or pools)"
+        }
         Errno::NFILE => " (the system's limit on open files is reached)",
         Errno::AGAIN => " (the limit on processes is reached: raise `ulimit -u` or the cgroup's pids.max)",
         Errno::NOMEM => " (out of memory, or a limit on address space, `ulimit -v`)",

@@ -182,7 +182,8 @@ impl Handle {
             if now >= deadline {
                 return Turn::Nothing;
             }
-            state = self.changed.wait_timeout(state, deadline - now).unwrap_or_else(PoisonError::into_inner).0;
+            state =
+                self.changed.wait_timeout(state, deadline - now).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
@@ -209,7 +210,9 @@ impl State {
                 self.granted -= 1;
                 return Some(Turn::Feed(self.items));
             }
-        } else if !self.finished && let Some(chunk) = self.restore.pop_front() {
+        } else if !self.finished
+            && let Some(chunk) = self.restore.pop_front()
+        {
             // Whoever still holds the items may be past feeding.
             return Some(Turn::Restore(chunk));
         }
@@ -239,7 +242,14 @@ mod tests {
 
     fn lost(first: u64) -> Answer {
         let death = Death { worker: WorkerId { slot: 0, generation: 1 }, pid: None, status: None };
-        Answer { first, items: 1, failed: 1, outcome: Outcome::Lost(death), bytes: 0, spent: Spent::default() }
+        Answer {
+            first,
+            items: 1,
+            failed: 1,
+            outcome: Outcome::Lost(death),
+            bytes: 0,
+            spent: Spent::default(),
+        }
     }
 
     #[test]

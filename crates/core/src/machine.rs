@@ -55,8 +55,9 @@ fn cgroup_memory() -> Option<(u64, u64)> {
     let read = |dir: &Path, limit: &str, used: &str| {
         Some((read_number::<u64>(&dir.join(limit))?, read_number::<u64>(&dir.join(used))?))
     };
-    let v2 =
-        ancestors("", "/sys/fs/cgroup").into_iter().filter_map(|dir| read(&dir, "memory.max", "memory.current"));
+    let v2 = ancestors("", "/sys/fs/cgroup")
+        .into_iter()
+        .filter_map(|dir| read(&dir, "memory.max", "memory.current"));
     let v1 = ancestors("memory", "/sys/fs/cgroup/memory")
         .into_iter()
         .filter_map(|dir| read(&dir, "memory.limit_in_bytes", "memory.usage_in_bytes"));

@@ -367,7 +367,11 @@ impl<'a> Reader<'a> {
 
     /// A list of at least `entry_bytes` each: a length that the rest of the packet cannot hold is refused before
     /// anything is allocated.
-    fn list<T>(&mut self, entry_bytes: usize, mut entry: impl FnMut(&mut Self) -> Result<T>) -> Result<Vec<T>> {
+    fn list<T>(
+        &mut self,
+        entry_bytes: usize,
+        mut entry: impl FnMut(&mut Self) -> Result<T>,
+    ) -> Result<Vec<T>> {
         let count = self.u32()? as usize;
         if count > self.0.len() / entry_bytes {
             return Err(Error::Malformed("list longer than its message"));
@@ -396,7 +400,11 @@ impl<'a> Reader<'a> {
     }
 
     fn end<T>(self, message: T) -> Result<T> {
-        if self.0.is_empty() { Ok(message) } else { Err(Error::Malformed("bytes after the end of a message")) }
+        if self.0.is_empty() {
+            Ok(message)
+        } else {
+            Err(Error::Malformed("bytes after the end of a message"))
+        }
     }
 }
 
@@ -406,8 +414,11 @@ mod tests {
     use proptest::prelude::*;
 
     fn span() -> impl Strategy<Value = Span> {
-        (any::<u32>(), any::<u64>(), any::<u64>())
-            .prop_map(|(segment, offset, bytes)| Span { segment: SegmentId(segment), offset, bytes })
+        (any::<u32>(), any::<u64>(), any::<u64>()).prop_map(|(segment, offset, bytes)| Span {
+            segment: SegmentId(segment),
+            offset,
+            bytes,
+        })
     }
 
     fn part() -> impl Strategy<Value = Part> {
@@ -418,7 +429,8 @@ mod tests {
     }
 
     fn outline() -> impl Strategy<Value = Outline> {
-        (part(), prop::collection::vec(part(), 0..5)).prop_map(|(stream, buffers)| Outline { stream, buffers })
+        (part(), prop::collection::vec(part(), 0..5))
+            .prop_map(|(stream, buffers)| Outline { stream, buffers })
     }
 
     fn to_worker() -> impl Strategy<Value = ToWorker> {
@@ -465,15 +477,16 @@ mod tests {
             outline().prop_map(|failure| ToParent::Refused { failure }),
             (any::<u32>(), any::<u64>())
                 .prop_map(|(id, bytes)| ToParent::Segment { id: SegmentId(id), bytes }),
-            (any::<u64>(), any::<[u32; 2]>(), any::<bool>(), spent, outline(), prop::collection::vec(span(), 0..5))
-                .prop_map(|(chunk, [items, failed], last, spent, results, released)| ToParent::Return {
-                    chunk: ChunkId(chunk),
-                    items,
-                    failed,
-                    last,
-                    spent,
-                    results,
-                    released
+            (
+                any::<u64>(),
+                any::<[u32; 2]>(),
+                any::<bool>(),
+                spent,
+                outline(),
+                prop::collection::vec(span(), 0..5)
+            )
+                .prop_map(|(chunk, [items, failed], last, spent, results, released)| {
+                    ToParent::Return { chunk: ChunkId(chunk), items, failed, last, spent, results, released }
                 }),
             prop::collection::vec(span(), 0..9).prop_map(|spans| ToParent::Release { spans }),
             span().prop_map(|span| ToParent::Long { span }),

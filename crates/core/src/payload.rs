@@ -202,7 +202,8 @@ impl Atlas {
     /// # Errors
     /// [`Error::Malformed`] for a segment that was never announced, or a span outside of it.
     pub fn view(&self, span: Span, owner: &Arc<dyn Release>) -> Result<View> {
-        let segment = self.segments.get(&span.segment).ok_or(Error::Malformed("span in an unknown segment"))?;
+        let segment =
+            self.segments.get(&span.segment).ok_or(Error::Malformed("span in an unknown segment"))?;
         Ok(View::new(segment, span, Arc::clone(owner))?)
     }
 
@@ -226,7 +227,10 @@ impl Outline {
     /// How many of its parts lie in its sender's memory.
     #[must_use]
     pub fn spans(&self) -> usize {
-        std::iter::once(&self.stream).chain(&self.buffers).filter(|part| matches!(part, Part::Span(_))).count()
+        std::iter::once(&self.stream)
+            .chain(&self.buffers)
+            .filter(|part| matches!(part, Part::Span(_)))
+            .count()
     }
 }
 

@@ -11,9 +11,9 @@ use crate::mailbox::{Counters, Mailbox, Member, Request, Status};
 use crate::payload::Payload;
 use crate::process::Origin;
 use forklift_shm::{Arena, ArenaLimits};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Sender, channel};
-use std::sync::Arc;
 use std::time::Duration;
 
 /// Segments of the broadcast arena are numbered from here, those of the inbound arena from 0, so that a worker can

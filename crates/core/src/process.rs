@@ -332,7 +332,8 @@ fn end(zygote: Zygote) {
 }
 
 fn start(recipe: &Recipe, stdin: OwnedFd) -> Result<Child> {
-    let (program, arguments) = recipe.command.split_first().ok_or(Error::Malformed("a recipe without a program"))?;
+    let (program, arguments) =
+        recipe.command.split_first().ok_or(Error::Malformed("a recipe without a program"))?;
     Command::new(program)
         .args(arguments)
         .envs(recipe.environment.iter().map(|(name, value)| (name, value)))
@@ -343,11 +344,9 @@ fn start(recipe: &Recipe, stdin: OwnedFd) -> Result<Child> {
 
 /// Sends the preparation as a sealed memory file, whose size has no limit, with the child's own life if it has one.
 fn prepare(socket: &mut ParentEnd, recipe: &Recipe, tag: &[u8], life: Option<OwnedFd>) -> Result<()> {
-    let file = rustix::fs::memfd_create(
-        "forklift-preparation",
-        MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING,
-    )
-    .map_err(system("make a memory file"))?;
+    let file =
+        rustix::fs::memfd_create("forklift-preparation", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)
+            .map_err(system("make a memory file"))?;
     let mut rest = recipe.preparation.as_slice();
     while !rest.is_empty() {
         let count = rustix::io::write(&file, rest).map_err(system("write to a memory file"))?;
@@ -383,7 +382,10 @@ fn notice(packet: channel::Packet) -> Result<Option<Notice>> {
         b'f' => {
             let errno = Errno::from_raw_os_error(word(2)?.cast_signed());
             let text = String::from_utf8_lossy(body.get(12..).unwrap_or_default()).into_owned();
-            Ok(Some(Notice::Stillborn { worker, reason: format!("{}: {text}", system("fork a worker")(errno)) }))
+            Ok(Some(Notice::Stillborn {
+                worker,
+                reason: format!("{}: {text}", system("fork a worker")(errno)),
+            }))
         }
         b'x' => Ok(Some(Notice::Exited { worker, status: word(2)?.cast_signed() })),
         _ => Err(malformed()),

@@ -125,7 +125,10 @@ impl Station {
             arena: Arena::new(ArenaLimits::default()),
             announced: HashSet::new(),
             loans: Loans::default(),
-            broadcast_returns: Arc::new(BroadcastReturns { segments: Mutex::default(), returns: returns.clone() }),
+            broadcast_returns: Arc::new(BroadcastReturns {
+                segments: Mutex::default(),
+                returns: returns.clone(),
+            }),
             returns,
             mark: None,
             idle_since: None,
@@ -209,7 +212,8 @@ impl Station {
                 let file = descriptors.into_iter().next().ok_or(Error::Malformed("no segment"))?;
                 let segment = Segment::open(file, bytes, sharing)?;
                 if sharing == Sharing::Private {
-                    let mut known = self.broadcast_returns.segments.lock().unwrap_or_else(PoisonError::into_inner);
+                    let mut known =
+                        self.broadcast_returns.segments.lock().unwrap_or_else(PoisonError::into_inner);
                     known.push((id, Arc::clone(&segment)));
                     self.broadcast.insert(id);
                 }
@@ -272,10 +276,26 @@ impl Station {
     ///
     /// # Errors
     /// [`Error::Gone`].
-    pub fn answer(&mut self, chunk: ChunkId, items: u32, failed: u32, last: bool, spent: Spent, results: &Payload) -> Result<()> {
+    pub fn answer(
+        &mut self,
+        chunk: ChunkId,
+        items: u32,
+        failed: u32,
+        last: bool,
+        spent: Spent,
+        results: &Payload,
+    ) -> Result<()> {
         self.lend(results)?;
         let released = self.take_returns();
-        self.send(&ToParent::Return { chunk, items, failed, last, spent, results: results.outline(), released })
+        self.send(&ToParent::Return {
+            chunk,
+            items,
+            failed,
+            last,
+            spent,
+            results: results.outline(),
+            released,
+        })
     }
 
     fn take_returns(&mut self) -> Vec<Span> {
@@ -310,7 +330,9 @@ impl Station {
         }
         let payload = Payload::pack(&self.arena, &[&packet], &[])?;
         self.lend(&payload)?;
-        let Some(block) = payload.blocks().next() else { return Err(Error::Malformed("a long message in no block")) };
+        let Some(block) = payload.blocks().next() else {
+            return Err(Error::Malformed("a long message in no block"));
+        };
         self.channel.send(&ToParent::Long { span: block.span() }.encode(), &[])
     }
 }

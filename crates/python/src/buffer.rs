@@ -40,7 +40,8 @@ impl Buffer {
     /// Fills a view of the whole memory, writable.
     unsafe fn __getbuffer__(slf: Bound<'_, Self>, view: *mut ffi::Py_buffer, flags: c_int) -> PyResult<()> {
         let this = slf.get();
-        let length = isize::try_from(this.length).map_err(|_| PyBufferError::new_err("too long for a buffer"))?;
+        let length =
+            isize::try_from(this.length).map_err(|_| PyBufferError::new_err("too long for a buffer"))?;
         // SAFETY:
         // - `view` is the structure that the interpreter wants filled.
         // - `start` and `length` describe memory that `slf` owns; the view keeps `slf` alive.

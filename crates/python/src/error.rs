@@ -19,7 +19,9 @@ pub(crate) fn raise(error: Error) -> PyErr {
 /// The exception for a job that cannot go on.
 pub(crate) fn fault(py: Python<'_>, fault: &Fault) -> PyErr {
     let exception = py.import("forklift._outcome").and_then(|module| match fault {
-        Fault::Initializer(failure) => module.call_method1("initializer_failed", (PyBytes::new(py, failure),)),
+        Fault::Initializer(failure) => {
+            module.call_method1("initializer_failed", (PyBytes::new(py, failure),))
+        }
         Fault::Births(reason) => module.call_method1("births_failed", (&**reason,)),
         Fault::Terminated => module.call_method0("terminated"),
         Fault::Cancelled => module.call_method0("cancelled"),

@@ -9,8 +9,8 @@ use crate::error::{death, fault};
 use crate::pickle::{Manner, Sink, decode, dump, encode};
 use forklift_core::handle::{Answer, Handle, Outcome, Taking, Turn};
 use forklift_core::id::ChunkId;
-use forklift_core::pool;
 use forklift_core::payload::Payload;
+use forklift_core::pool;
 use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyBytes, PyDict, PyFloat, PyInt, PyIterator, PyList, PyString, PyTuple};
@@ -122,7 +122,12 @@ impl Job {
 
     /// From an iterator, which may yield one buffer again and again with new contents: each item is encoded before the
     /// next is pulled. Small ones travel together, each a pickle of its own; a large one travels alone.
-    fn pull_one_by_one(&self, py: Python<'_>, iterator: &Bound<'_, PyIterator>, count: u32) -> PyResult<bool> {
+    fn pull_one_by_one(
+        &self,
+        py: Python<'_>,
+        iterator: &Bound<'_, PyIterator>,
+        count: u32,
+    ) -> PyResult<bool> {
         let mut pickles: Vec<Bound<'_, PyBytes>> = Vec::new();
         let pending = self.progress().pending.take();
         if let Some(alone) = pending {
@@ -211,7 +216,8 @@ impl Job {
                 dump(py, PyList::new(py, [&item])?.as_any(), &mut manner).err()
             };
             if let Some(error) = culprit {
-                items.set_item(index, unsendable.call1((item, first + index as u64, error.into_value(py)))?)?;
+                items
+                    .set_item(index, unsendable.call1((item, first + index as u64, error.into_value(py)))?)?;
             }
         }
         dump(py, items, &mut manner)
@@ -242,7 +248,8 @@ impl Job {
                     Ok(list) => list,
                     Err(error) if !error.is_instance_of::<PyException>(py) => return Err(error),
                     Err(error) => {
-                        let error = failure.call_method1("undecodable_result", (error.into_value(py),))?.unbind();
+                        let error =
+                            failure.call_method1("undecodable_result", (error.into_value(py),))?.unbind();
                         let nothing = PyList::new(py, (0..answer.items).map(|_| py.None()))?;
                         let range = answer.first..answer.first + u64::from(answer.items);
                         return Ok((nothing, range.map(|index| (index, error.clone_ref(py))).collect()));
@@ -362,11 +369,18 @@ impl Job {
     /// `(first, values, failures, weight)`, `()` when all have been taken, None when the time is up. `weight` is what to
     /// tell `consume`, in bytes; None for an item that was lost, which nobody has to be told of.
     #[pyo3(signature = (first=None, timeout=None))]
-    fn take<'py>(&self, py: Python<'py>, first: Option<u64>, timeout: Option<f64>) -> PyResult<Bound<'py, PyAny>> {
-        let deadline = timeout.map(|seconds| Instant::now() + Duration::from_secs_f64(seconds.clamp(0.0, 1e9)));
+    fn take<'py>(
+        &self,
+        py: Python<'py>,
+        first: Option<u64>,
+        timeout: Option<f64>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let deadline =
+            timeout.map(|seconds| Instant::now() + Duration::from_secs_f64(seconds.clamp(0.0, 1e9)));
         let taking = first.map_or(Taking::Any, Taking::From);
         loop {
-            let patience = deadline.map_or(TICK, |deadline| deadline.saturating_duration_since(Instant::now()));
+            let patience =
+                deadline.map_or(TICK, |deadline| deadline.saturating_duration_since(Instant::now()));
             match self.turn(py, false, taking, patience)? {
                 Turn::Restore(chunk) => self.restore(py, chunk)?,
                 Turn::Answer(answer) => {
@@ -389,9 +403,11 @@ impl Job {
     /// Waits up to `timeout` seconds (None: for ever) until nothing more will come; whether that is so.
     #[pyo3(signature = (timeout=None))]
     fn wait(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
-        let deadline = timeout.map(|seconds| Instant::now() + Duration::from_secs_f64(seconds.clamp(0.0, 1e9)));
+        let deadline =
+            timeout.map(|seconds| Instant::now() + Duration::from_secs_f64(seconds.clamp(0.0, 1e9)));
         while !self.handle.finished() {
-            let patience = deadline.map_or(TICK, |deadline| deadline.saturating_duration_since(Instant::now()));
+            let patience =
+                deadline.map_or(TICK, |deadline| deadline.saturating_duration_since(Instant::now()));
             if patience.is_zero() {
                 return Ok(false);
             }
@@ -429,7 +445,12 @@ impl Job {
 }
 
 /// Puts values into a list from `first` on, which grows as far as needed.
-fn place<'py>(py: Python<'py>, results: &Bound<'py, PyList>, first: usize, values: &Bound<'py, PyList>) -> PyResult<()> {
+fn place<'py>(
+    py: Python<'py>,
+    results: &Bound<'py, PyList>,
+    first: usize,
+    values: &Bound<'py, PyList>,
+) -> PyResult<()> {
     let length = results.len();
     if length == first {
         return results.set_slice(length, length, values);
@@ -460,7 +481,9 @@ fn share_parts(items: &Bound<'_, PyList>) -> PyResult<bool> {
         }
         let mut parts = HashSet::from([item.as_ptr() as usize]);
         if let Ok(dict) = item.cast_exact::<PyDict>() {
-            parts.extend(dict.values().iter().filter(|part| !is_constant(part)).map(|part| part.as_ptr() as usize));
+            parts.extend(
+                dict.values().iter().filter(|part| !is_constant(part)).map(|part| part.as_ptr() as usize),
+            );
         } else if let Ok(list) = item.cast_exact::<PyList>()
             && list.len() <= PARTS_MAX
         {

@@ -98,7 +98,8 @@ impl Sink {
     /// A copy of the whole, if it is small: nothing out of band, and a short stream.
     pub(crate) fn small<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyBytes>> {
         let whole = self.buffers.is_empty() && self.own.len() < SMALL_BYTES_MAX;
-        (whole && self.pieces.iter().all(|piece| matches!(piece, Piece::Own(_)))).then(|| PyBytes::new(py, &self.own))
+        (whole && self.pieces.iter().all(|piece| matches!(piece, Piece::Own(_))))
+            .then(|| PyBytes::new(py, &self.own))
     }
 
     /// The one copy.

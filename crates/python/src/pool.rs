@@ -215,9 +215,11 @@ impl Pool {
     /// Waits up to `timeout` seconds (None: for ever) for the last worker to go; whether it has.
     #[pyo3(signature = (timeout=None))]
     fn join(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
-        let deadline = timeout.map(|seconds| Instant::now() + Duration::from_secs_f64(seconds.clamp(0.0, 1e9)));
+        let deadline =
+            timeout.map(|seconds| Instant::now() + Duration::from_secs_f64(seconds.clamp(0.0, 1e9)));
         loop {
-            let patience = deadline.map_or(TICK, |deadline| deadline.saturating_duration_since(Instant::now()));
+            let patience =
+                deadline.map_or(TICK, |deadline| deadline.saturating_duration_since(Instant::now()));
             if py.detach(|| self.pool.join(patience.min(TICK))) {
                 return Ok(true);
             }

@@ -281,7 +281,12 @@ impl Server {
     }
 
     /// Encodes a list of results. Those that cannot be sent are replaced by their failures.
-    fn encode_results(&mut self, py: Python<'_>, results: &Bound<'_, PyList>, failed: &mut u32) -> PyResult<Payload> {
+    fn encode_results(
+        &mut self,
+        py: Python<'_>,
+        results: &Bound<'_, PyList>,
+        failed: &mut u32,
+    ) -> PyResult<Payload> {
         let error = match self.encode(py, results) {
             Ok(payload) => return Ok(payload),
             Err(error) if !error.is_instance_of::<PyException>(py) => return Err(error),
@@ -299,7 +304,8 @@ impl Server {
                 && !result.get_type().is(&self.failures.class)
             {
                 *failed += 1;
-                let failure = self.failures.unsendable_result.bind(py).call1((result, error.into_value(py)))?;
+                let failure =
+                    self.failures.unsendable_result.bind(py).call1((result, error.into_value(py)))?;
                 results.set_item(index, failure)?;
             }
         }

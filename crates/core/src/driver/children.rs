@@ -133,8 +133,12 @@ impl Driver {
                 // Its children live on (their lives hang on us, not on it); births that it had not reported are
                 // void, whatever became of them: a child without a parent's notice ends with its channel.
                 self.zygote_watched = false;
-                let unborn: Vec<WorkerId> =
-                    self.workers.values().filter(|worker| worker.process.is_none()).map(|worker| worker.id).collect();
+                let unborn: Vec<WorkerId> = self
+                    .workers
+                    .values()
+                    .filter(|worker| worker.process.is_none())
+                    .map(|worker| worker.id)
+                    .collect();
                 for worker in unborn {
                     self.stillborn(worker, "the zygote process ended");
                 }
@@ -152,7 +156,9 @@ impl Driver {
     }
 
     pub(super) fn dispatch(&mut self, id: WorkerId, chunk_id: ChunkId, skip: u32, items: u32) {
-        let (Some(worker), Some(chunk)) = (self.workers.get_mut(&id), self.chunks.get(&chunk_id)) else { return };
+        let (Some(worker), Some(chunk)) = (self.workers.get_mut(&id), self.chunks.get(&chunk_id)) else {
+            return;
+        };
         let Some(job) = self.jobs.get_mut(&chunk.job) else { return };
         let next = chunk.first + u64::from(skip);
         worker.pieces.push_back(Piece { chunk: chunk_id, job: chunk.job, next, left: items });
@@ -263,7 +269,8 @@ impl Driver {
                 released.into_iter().for_each(|span| worker.loans.give_back(span));
                 let parcel = worker.open(results)?;
                 let bytes = parcel.bytes() + u64::from(items) * RESULT_BYTES_MIN;
-                let piece = worker.pieces.front_mut().ok_or(Error::Malformed("an answer that nobody asked for"))?;
+                let piece =
+                    worker.pieces.front_mut().ok_or(Error::Malformed("an answer that nobody asked for"))?;
                 if piece.chunk != chunk || items > piece.left || last != (items == piece.left) {
                     return Err(Error::Malformed("an answer to another question"));
                 }
@@ -311,7 +318,8 @@ impl Driver {
     }
 
     pub(super) fn bury_overdue(&mut self, now: Time) {
-        let overdue: Vec<WorkerId> = self.dying.iter().filter(|(by, _)| *by <= now).map(|(_, id)| *id).collect();
+        let overdue: Vec<WorkerId> =
+            self.dying.iter().filter(|(by, _)| *by <= now).map(|(_, id)| *id).collect();
         self.dying.retain(|(by, _)| *by > now);
         for id in overdue {
             if let Some(worker) = self.workers.get_mut(&id) {
@@ -356,7 +364,8 @@ impl Driver {
     fn whereabouts(&self, worker: &Worker) -> Whereabouts {
         let Some(piece) = worker.pieces.front() else { return Whereabouts::Between };
         let note = self.scoreboard.read(worker.line);
-        let within = note.job == piece.job.0 && (piece.next..piece.next + u64::from(piece.left)).contains(&note.item);
+        let within =
+            note.job == piece.job.0 && (piece.next..piece.next + u64::from(piece.left)).contains(&note.item);
         match note.phase {
             Phase::Calling if within => Whereabouts::Calling(note.item),
             Phase::Decoding | Phase::Encoding if within => Whereabouts::Translating,
