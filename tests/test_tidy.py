@@ -20,7 +20,7 @@ FORBIDDEN_NAMES = {"utils", "util", "helpers", "common", "misc", "base", "manage
 
 #: The floors of the Python package, lowest first: a module imports only what stands left of it.
 PYTHON_FLOORS = (
-    "errors _native _byvalue _needs _pickling _failure _outcome _worker _zygote _births "
+    "errors _native _byvalue _needs _pickling _failure _outcome _worker _zygote _options _births "
     "report result shared pool blocks executor integrations cli __init__ __main__"
 ).split()
 

@@ -11,6 +11,11 @@ class Buffer:
     def __len__(self) -> int: ...
     def __buffer__(self, flags: int, /) -> memoryview: ...
 
+class Numbers:
+    """A list of numbers on its way: pickles to a call of `unpack`, its bytes out of band."""
+
+def unpack(floats: bool, buffer: Any, /) -> list[float] | list[int]: ...
+
 class Sink:
     """What a pickler writes to: collects pieces of the stream and out-of-band buffers by reference."""
 

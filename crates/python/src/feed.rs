@@ -6,7 +6,7 @@
 //! ```
 
 use crate::error::{death, fault};
-use crate::pickle::{Manner, Sink, decode, dump, encode};
+use crate::pickle::{Manner, Sink, decode, dump, dump_list, encode};
 use forklift_core::handle::{Answer, Handle, Outcome, Taking, Turn};
 use forklift_core::id::ChunkId;
 use forklift_core::payload::Payload;
@@ -54,6 +54,8 @@ pub(crate) struct Job {
     pool: Arc<pool::Pool>,
     handle: Arc<Handle>,
     progress: Mutex<Progress>,
+    /// Whether the user gave the chunk size.
+    fixed: bool,
     /// Nobody will take results any more: whoever feeds drops them.
     abandoned: AtomicBool,
 }
@@ -62,9 +64,15 @@ pub(crate) struct Job {
 type Outcomes<'py> = (Bound<'py, PyList>, Vec<(u64, Py<PyAny>)>);
 
 impl Job {
-    pub(crate) fn new(pool: Arc<pool::Pool>, handle: Arc<Handle>, held: bool, manner: Manner) -> Self {
+    pub(crate) fn new(
+        pool: Arc<pool::Pool>,
+        handle: Arc<Handle>,
+        held: bool,
+        fixed: bool,
+        manner: Manner,
+    ) -> Self {
         let progress = Mutex::new(Progress { manner, together: held, ..Progress::default() });
-        Self { pool, handle, progress, abandoned: AtomicBool::new(false) }
+        Self { pool, handle, progress, fixed, abandoned: AtomicBool::new(false) }
     }
 
     fn progress(&self) -> MutexGuard<'_, Progress> {
@@ -163,7 +171,8 @@ impl Job {
             self.progress().pending = Some(alone);
             break Ok(true);
         };
-        if !pickles.is_empty() {
+        // As with the standard library, what an iterable gave of a chunk of the user's size before it raised is lost.
+        if !pickles.is_empty() && (ended.is_ok() || !self.fixed) {
             let together = PyTuple::new(py, &pickles)?;
             let payload = encode(py, together.as_any(), self.pool.arena(), &mut Manner::Plain)?;
             self.submit(pickles.len() as u32, payload, None);
@@ -200,7 +209,7 @@ impl Job {
     /// in their places, so that nothing else is disturbed.
     fn dump(&self, py: Python<'_>, items: &Bound<'_, PyList>, first: u64) -> PyResult<Py<Sink>> {
         let mut manner = self.progress().manner;
-        let attempt = dump(py, items, &mut manner);
+        let attempt = dump_list(py, items, &mut manner);
         self.progress().manner = manner;
         let error = match attempt {
             Ok(sink) => return Ok(sink),
@@ -220,7 +229,7 @@ impl Job {
                     .set_item(index, unsendable.call1((item, first + index as u64, error.into_value(py)))?)?;
             }
         }
-        dump(py, items, &mut manner)
+        dump_list(py, items, &mut manner)
     }
 
     fn restore(&self, py: Python<'_>, chunk: ChunkId) -> PyResult<()> {

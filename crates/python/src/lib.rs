@@ -1,11 +1,12 @@
 //! The extension module `forklift._native`: translates between Python and the core, and decides nothing.
 //!
-//! floors: error · descriptor · buffer · pickle · worker · feed · pool
+//! floors: error · descriptor · buffer · numbers · pickle · worker · feed · pool
 
 mod buffer;
 mod descriptor;
 mod error;
 mod feed;
+mod numbers;
 mod pickle;
 mod pool;
 mod worker;
@@ -16,6 +17,8 @@ use pyo3::prelude::*;
 #[pymodule(gil_used = false)]
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<buffer::Buffer>()?;
+    module.add_class::<numbers::Numbers>()?;
+    module.add_function(wrap_pyfunction!(numbers::unpack, module)?)?;
     module.add_class::<pickle::Sink>()?;
     module.add_class::<pool::Pool>()?;
     module.add_class::<feed::Job>()?;

@@ -6,6 +6,7 @@
 
 use crate::buffer::{Buffer, memory};
 use crate::error::raise;
+use crate::numbers;
 use forklift_core::payload::{INLINE_BYTES_MAX, Parcel, Payload};
 use forklift_shm::Arena;
 use pyo3::buffer::PyUntypedBuffer;
@@ -194,6 +195,14 @@ pub(crate) fn dump(py: Python<'_>, object: &Bound<'_, PyAny>, manner: &mut Manne
         }
         outcome => outcome,
     }
+}
+
+/// Pickles a list of items or results: as [`dump`], with lists of numbers among them packed.
+///
+/// # Errors
+/// As [`dump`].
+pub(crate) fn dump_list(py: Python<'_>, list: &Bound<'_, PyList>, manner: &mut Manner) -> PyResult<Py<Sink>> {
+    dump(py, numbers::pack(py, list)?.as_any(), manner)
 }
 
 /// Pickles an object into blocks of `arena`; see [`dump`].

@@ -143,7 +143,7 @@ impl Pool {
             },
         };
         let handle = self.pool.open(payload, spec, announce.then(|| self.announce.clone()));
-        Ok(Job::new(Arc::clone(&self.pool), handle, held, manner))
+        Ok(Job::new(Arc::clone(&self.pool), handle, held, chunksize != 0, manner))
     }
 
     /// Waits up to `timeout` seconds for the end of a job that was opened with `announce`; its number.

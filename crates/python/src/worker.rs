@@ -2,7 +2,7 @@
 
 use crate::descriptor::adopt;
 use crate::error::raise;
-use crate::pickle::{Manner, become_worker, decode, encode, loads};
+use crate::pickle::{Manner, become_worker, decode, dump_list, encode, loads};
 use forklift_core::Error;
 use forklift_core::event::Spent;
 use forklift_core::id::JobId;
@@ -287,7 +287,7 @@ impl Server {
         results: &Bound<'_, PyList>,
         failed: &mut u32,
     ) -> PyResult<Payload> {
-        let error = match self.encode(py, results) {
+        let error = match self.encode_list(py, results) {
             Ok(payload) => return Ok(payload),
             Err(error) if !error.is_instance_of::<PyException>(py) => return Err(error),
             Err(error) => error,
@@ -309,7 +309,12 @@ impl Server {
                 results.set_item(index, failure)?;
             }
         }
-        self.encode(py, results)
+        self.encode_list(py, results)
+    }
+
+    fn encode_list(&mut self, py: Python<'_>, list: &Bound<'_, PyList>) -> PyResult<Payload> {
+        let sink = dump_list(py, list, &mut self.manner)?;
+        sink.bind(py).borrow().pack(py, self.station.arena())
     }
 }
 
