@@ -475,8 +475,14 @@ fn place<'py>(
 /// Whether two items are, or directly hold, one and the same object that could be changed.
 fn share_parts(items: &Bound<'_, PyList>) -> PyResult<bool> {
     let mut seen = HashSet::new();
+    // Items are mostly of one kind: that of the last constant is asked for first.
+    let mut constant = std::ptr::null_mut();
     for item in items.iter() {
+        if item.get_type_ptr() == constant {
+            continue;
+        }
         if is_constant(&item) {
+            constant = item.get_type_ptr();
             continue;
         }
         if let Ok(tuple) = item.cast_exact::<PyTuple>() {

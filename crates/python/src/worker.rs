@@ -5,7 +5,7 @@ use crate::error::raise;
 use crate::pickle::{Manner, become_worker, decode, dump_list, encode, loads};
 use forklift_core::Error;
 use forklift_core::event::Spent;
-use forklift_core::id::JobId;
+use forklift_core::id::{ChunkId, JobId};
 use forklift_core::payload::{Parcel, Payload};
 use forklift_core::worker::{Call, Order, Station};
 use forklift_shm::Phase;
@@ -145,6 +145,14 @@ impl From<Error> for Trouble {
     }
 }
 
+/// Outcomes that have not been sent.
+struct Batch<'py> {
+    results: Bound<'py, PyList>,
+    failed: u32,
+    spent: Spent,
+    begun: Instant,
+}
+
 struct Server {
     station: Station,
     functions: HashMap<JobId, Result<Function, Py<PyAny>>>,
@@ -202,7 +210,7 @@ impl Server {
         let begun = Instant::now();
         let (job, chunk, skip, count) = (call.job, call.chunk, call.skip, call.items);
         let start = call.first + u64::from(skip);
-        self.station.mark(job, start, Phase::Decoding);
+        let mut shown = self.station.mark(job, start, Phase::Decoding);
         if let Some(parcel) = call.function {
             let function = decode(py, parcel).and_then(|crossed| Function::new(&crossed));
             let function = match function {
@@ -212,47 +220,56 @@ impl Server {
             self.functions.insert(job, function);
         }
         let items = decode(py, call.payload).and_then(|crossed| unpack(py, crossed));
-        let mut spent = Spent { decode: begun.elapsed(), ..Spent::default() };
-        let mut results = PyList::empty(py);
-        let mut failed = 0;
-        let mut answered = 0;
-        let mut shown = Instant::now();
+        let spent = Spent { decode: begun.elapsed(), ..Spent::default() };
+        let mut batch = Batch { results: PyList::empty(py), failed: 0, spent, begun: Instant::now() };
         for index in 0..count {
-            self.station.mark(job, start + u64::from(index), Phase::Calling);
+            let item = start + u64::from(index);
+            let now = self.station.mark(job, item, Phase::Calling);
+            if now.since(shown) >= ANSWER_INTERVAL && !batch.results.is_empty() {
+                let first = item - batch.results.len() as u64;
+                batch = self.answer(py, job, chunk, first, batch, false)?;
+                shown = self.station.mark(job, item, Phase::Calling);
+            }
             let outcome = match &items {
                 Ok(items) => self.outcome(py, job, items, (skip + index) as usize)?,
                 Err(error) => Err(self.failures.undecodable(py, "the item", error.clone_ref(py))?),
             };
+            batch.failed += u32::from(outcome.is_err());
             match outcome {
-                Ok(result) => results.append(result)?,
-                Err(failure) => {
-                    failed += 1;
-                    results.append(failure)?;
-                }
+                Ok(result) | Err(result) => batch.results.append(result)?,
             }
-            let more = index + 1 < count;
-            if more && shown.elapsed() < ANSWER_INTERVAL {
-                continue;
-            }
-            if !more && let Ok(items) = &items {
-                // What lies in the parent's memory goes back with the answer, if nobody kept it.
-                items.call_method0(intern!(py, "clear"))?;
-            }
-            spent.call += shown.elapsed();
-            let encoding = Instant::now();
-            self.station.mark(job, start + u64::from(answered), Phase::Encoding);
-            let payload = self.encode_results(py, &results, &mut failed)?;
-            results = PyList::empty(py);
-            spent.encode += encoding.elapsed();
-            let answering = index + 1 - answered;
-            self.station.answer(chunk, answering, failed, !more, spent, &payload)?;
-            answered = index + 1;
-            failed = 0;
-            spent = Spent::default();
-            shown = Instant::now();
         }
+        if let Ok(items) = &items {
+            // What lies in the parent's memory goes back with the answer, if nobody kept it.
+            items.call_method0(intern!(py, "clear"))?;
+        }
+        let first = start + u64::from(count) - batch.results.len() as u64;
+        self.answer(py, job, chunk, first, batch, true)?;
         self.station.mark_idle();
         Ok(())
+    }
+
+    /// Sends the outcomes that have gathered, the first of which is that of item `first`; returns an empty batch.
+    fn answer<'py>(
+        &mut self,
+        py: Python<'py>,
+        job: JobId,
+        chunk: ChunkId,
+        first: u64,
+        batch: Batch<'py>,
+        last: bool,
+    ) -> Result<Batch<'py>, Trouble> {
+        let Batch { results, mut failed, mut spent, begun } = batch;
+        spent.call += begun.elapsed();
+        let encoding = Instant::now();
+        self.station.mark(job, first, Phase::Encoding);
+        let payload = self.encode_results(py, &results, &mut failed)?;
+        let count = results.len() as u32;
+        // The results die before the answer goes, so that what they held of the parent's memory goes with it.
+        drop(results);
+        spent.encode += encoding.elapsed();
+        self.station.answer(chunk, count, failed, last, spent, &payload)?;
+        Ok(Batch { results: PyList::empty(py), failed: 0, spent: Spent::default(), begun: Instant::now() })
     }
 
     /// One call: its result, or its failure.
