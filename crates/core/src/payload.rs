@@ -15,15 +15,11 @@
 use crate::error::{Error, Result};
 use forklift_shm::{Arena, Block, Release, Segment, SegmentId, Span, View};
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::Arc;
 
 /// A payload of up to this many bytes in all travels inside its message: below it a copy through the socket costs
 /// less than a block's bookkeeping and release.
 pub const INLINE_BYTES_MAX: usize = 16 << 10;
-
-/// Pieces from this size on are copied by two threads. Starting one costs about 30 microseconds, in which one core
-/// copies some 200 KiB.
-const PARALLEL_BYTES_MIN: usize = 2 << 20;
 
 /// Some bytes of a value at their sender.
 #[derive(Debug, Clone)]
@@ -94,7 +90,7 @@ impl Payload {
             let mut rest = &mut draft[..];
             for piece in pieces {
                 let (here, after) = rest.split_at_mut(piece.len());
-                copy(here, piece);
+                here.copy_from_slice(piece);
                 rest = after;
             }
             Ok(Piece::Block(Arc::new(draft.seal())))
@@ -227,36 +223,6 @@ impl Atlas {
     }
 }
 
-/// Copies, by two threads where there is much to copy and more than one core: one core alone does not use what the
-/// memory gives, and workers wait for these bytes.
-fn copy(to: &mut [u8], from: &[u8]) {
-    static CORES: OnceLock<usize> = OnceLock::new();
-    let cores = *CORES.get_or_init(|| std::thread::available_parallelism().map_or(1, usize::from));
-    if from.len() < PARALLEL_BYTES_MIN || cores < 2 {
-        to.copy_from_slice(from);
-        return;
-    }
-    let half = from.len() / 2;
-    let (to, to_other) = to.split_at_mut(half);
-    let (from, from_other) = from.split_at(half);
-    // Taken by whichever thread comes first: this one does both halves if no other can be started.
-    let other_half = Mutex::new(Some((to_other, from_other)));
-    let copy_other_half = || {
-        let half = other_half.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some((to, from)) = half {
-            to.copy_from_slice(from);
-        }
-    };
-    std::thread::scope(|scope| {
-        let helper = std::thread::Builder::new().name("forklift-copy".into());
-        let started = helper.spawn_scoped(scope, copy_other_half);
-        to.copy_from_slice(from);
-        if started.is_err() {
-            copy_other_half();
-        }
-    });
-}
-
 impl Outline {
     /// How many of its parts lie in its sender's memory.
     #[must_use]
@@ -338,12 +304,6 @@ mod tests {
     #[test]
     fn every_large_part_has_a_block_of_its_own() {
         check(&[&[1; 20_000], b"tail"], &[&[2; 70_000], b"", &[3; 5]], 3);
-    }
-
-    #[test]
-    fn what_two_threads_copy_is_whole() {
-        let bytes: Vec<u8> = (0..PARALLEL_BYTES_MIN + 4097).map(|index| (index % 251) as u8).collect();
-        check(&[b"head", &bytes], &[&bytes], 2);
     }
 
     #[test]
