@@ -12,6 +12,7 @@ use forklift_core::id::ChunkId;
 use forklift_core::payload::Payload;
 use forklift_core::pool;
 use pyo3::exceptions::PyException;
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyBytes, PyDict, PyFloat, PyInt, PyIterator, PyList, PyString, PyTuple};
 use std::collections::{BTreeMap, HashSet, VecDeque};
@@ -109,10 +110,10 @@ impl Job {
     /// Where items share an object, one pickle would make them share its copy too, and whether one sees what another
     /// wrote would hang on how they were cut into chunks: from there on the job goes on one by one.
     fn pull_together(&self, py: Python<'_>, iterator: &Bound<'_, PyIterator>, count: u32) -> PyResult<bool> {
-        let items = PyList::empty(py);
-        for item in iterator.clone().take(count as usize) {
-            items.append(item?)?;
-        }
+        // list(islice(iterator, count)): a third of the time of taking the items one by one.
+        let slice =
+            py.import(intern!(py, "itertools"))?.call_method1(intern!(py, "islice"), (iterator, count))?;
+        let items = py.get_type::<PyList>().call1((slice,))?.cast_into::<PyList>()?;
         let more = items.len() == count as usize;
         if items.len() > 1 && share_parts(&items)? {
             let mut progress = self.progress();

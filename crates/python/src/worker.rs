@@ -221,6 +221,10 @@ impl Server {
         }
         let items = decode(py, call.payload).and_then(|crossed| unpack(py, crossed));
         let spent = Spent { decode: begun.elapsed(), ..Spent::default() };
+        // Looked up once, not once an item.
+        let Some(function) = self.functions.remove(&job) else {
+            return Err(PyRuntimeError::new_err("work for a function that was never sent").into());
+        };
         let mut batch = Batch { results: PyList::empty(py), failed: 0, spent, begun: Instant::now() };
         for index in 0..count {
             let item = start + u64::from(index);
@@ -231,7 +235,7 @@ impl Server {
                 shown = self.station.mark(job, item, Phase::Calling);
             }
             let outcome = match &items {
-                Ok(items) => self.outcome(py, job, items, (skip + index) as usize)?,
+                Ok(items) => self.outcome(py, &function, items, (skip + index) as usize)?,
                 Err(error) => Err(self.failures.undecodable(py, "the item", error.clone_ref(py))?),
             };
             batch.failed += u32::from(outcome.is_err());
@@ -243,6 +247,7 @@ impl Server {
             // What lies in the parent's memory goes back with the answer, if nobody kept it.
             items.call_method0(intern!(py, "clear"))?;
         }
+        self.functions.insert(job, function);
         let first = start + u64::from(count) - batch.results.len() as u64;
         self.answer(py, job, chunk, first, batch, true)?;
         self.station.mark_idle();
@@ -276,7 +281,7 @@ impl Server {
     fn outcome<'py>(
         &self,
         py: Python<'py>,
-        job: JobId,
+        function: &Result<Function, Py<PyAny>>,
         items: &Bound<'py, PyList>,
         index: usize,
     ) -> PyResult<Result<Bound<'py, PyAny>, Bound<'py, PyAny>>> {
@@ -286,10 +291,9 @@ impl Server {
         if item.get_type().is(&self.failures.class) {
             return Ok(Err(item));
         }
-        let function = match self.functions.get(&job) {
-            Some(Ok(function)) => function,
-            Some(Err(failure)) => return Ok(Err(failure.bind(py).clone())),
-            None => return Err(PyRuntimeError::new_err("work for a function that was never sent")),
+        let function = match function {
+            Ok(function) => function,
+            Err(failure) => return Ok(Err(failure.bind(py).clone())),
         };
         match function.call(py, item) {
             Ok(result) => Ok(Ok(result)),
