@@ -12,10 +12,12 @@ pub struct SchedulerConfig {
     pub window_bytes: u64,
     /// Bytes of results of one streamed job that wait for its consumer; above it nothing more is granted to it.
     pub stream_bytes: u64,
-    /// A chunk grows no larger than this many payload bytes (either way), if it has more than one item. The objects of a
+    /// A chunk grows no larger than this many payload bytes on the way in, if it has more than one item. The objects of a
     /// chunk should fit a core's own cache while they are decoded and worked on: 1000 lists of 10,000 floats took 234 ms
     /// in chunks of 400 kB, 276 in chunks of 800 kB, 374 in chunks of 3.2 MB.
     pub chunk_bytes_max: u64,
+    /// Nor larger than this weight of results, so that answers keep coming.
+    pub result_bytes_max: u64,
     /// What one message costs whatever it carries (both ways, with the wake-ups); chunks grow until this is
     /// small against the work in them.
     pub message_cost: Duration,
@@ -48,6 +50,7 @@ impl Default for SchedulerConfig {
             window_bytes: 64 << 20,
             stream_bytes: 64 << 20,
             chunk_bytes_max: 512 << 10,
+            result_bytes_max: 4 << 20,
             message_cost: Duration::from_micros(60),
             tasks_per_worker: None,
         }

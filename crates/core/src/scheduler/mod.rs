@@ -568,7 +568,7 @@ impl Scheduler {
             workers: self.config.processes,
             remaining: job.undispatched(),
             bytes_in_max: bytes_max.min(self.window.bytes_max() / shares),
-            bytes_out_max: bytes_max.min(stream / shares),
+            bytes_out_max: self.config.result_bytes_max.min(stream / shares),
         }
     }
 }

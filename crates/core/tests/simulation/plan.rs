@@ -169,6 +169,7 @@ impl Plan {
             window_bytes: rng.pick(&[1_000, 100_000, 64 << 20]),
             stream_bytes: rng.pick(&[500, 50_000, 64 << 20]),
             chunk_bytes_max: rng.pick(&[400, 10_000, 4 << 20]),
+            result_bytes_max: rng.pick(&[400, 10_000, 4 << 20]),
             message_cost: Duration::from_micros(rng.pick(&[20, 60, 200])),
             tasks_per_worker,
         };
