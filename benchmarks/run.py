@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -51,6 +52,15 @@ def step(module: str, *arguments: str) -> Any:
     if process.returncode != 0:
         raise StepError(f"exit code {process.returncode}")
     return json.loads(output.strip().splitlines()[-1])
+
+
+README_TABLE = re.compile(r"(<!-- table: make bench -->\n).*?(\n<!-- end of table -->)", re.DOTALL)
+
+
+def fill(page: Path, figures: str) -> None:
+    """Put the summary into the README, without its last column, which is prose."""
+    lines = [line.rsplit("|", 2)[0].rstrip() + " |" for line in figures.splitlines()]
+    page.write_text(README_TABLE.sub(lambda found: found[1] + "\n".join(lines) + found[2], page.read_text()))
 
 
 def measure_case(case: Case, names: list[str], chosen: argparse.Namespace) -> list[dict[str, Any]]:
@@ -137,6 +147,8 @@ def main() -> int:
     if chosen.output is not None:
         chosen.output.parent.mkdir(parents=True, exist_ok=True)
         chosen.output.write_text(text)
+        if chosen.output == ROOT / "docs" / "performance.md":
+            fill(ROOT / "README.md", summary(findings))
     print(text if chosen.output is None else summary(findings))
     failures = [lane for _, lanes in findings.cases for lane in lanes if lane["failure"]]
     for lane in failures:
