@@ -6,6 +6,7 @@ import atexit
 import os
 import sys
 import threading
+import time
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Mapping
@@ -33,6 +34,9 @@ WINDOW_BYTES_MIN = 64 << 20
 
 # Without a limit of the user's, a pool may hold this share of the memory that it finds.
 MEMORY_SHARE = 0.25
+
+# A thread that is still in the user's iterable when its pool ends is not waited for: it can be there for ever.
+THREADS_SECONDS = 1.0
 
 # How long `terminate` and the interpreter's exit wait for workers that were sent SIGKILL.
 END_SECONDS = 10.0
@@ -430,6 +434,7 @@ class Pool:
         self._state = TERMINATE
         if self._native is not None:
             _end(self._native, self._threads)
+            _pools.discard(self)
 
     def join(self) -> None:
         """Wait until all calls are done and the last worker has left. `close` or `terminate` must come first.
@@ -491,9 +496,10 @@ def _end(native: _native.Pool, threads: Iterable[threading.Thread]) -> None:
         return
     native.terminate()
     native.join(END_SECONDS)
+    deadline = time.monotonic() + THREADS_SECONDS
     for thread in list(threads):
         if thread is not threading.current_thread():
-            thread.join(END_SECONDS)
+            thread.join(max(0.0, deadline - time.monotonic()))
 
 
 @atexit.register
