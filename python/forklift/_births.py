@@ -37,27 +37,19 @@ def must_be_inherited(start: tuple[Callable[..., object], tuple[Any, ...]]) -> b
     """
     import multiprocessing
 
+    from forklift._failure import Nowhere
+
     if multiprocessing.get_start_method(allow_none=True) not in (None, "fork") or sys.version_info >= (3, 14):
         return False
     for pickler in (lambda: _pickling.Pickler, _pickling.cloud_pickler_class):
         try:
-            pickler()(_Nowhere, 5, buffer_callback=_Nowhere.buffer).dump(start)
+            pickler()(Nowhere, 5, buffer_callback=Nowhere.buffer).dump(start)
         except RuntimeError as error:
             return "inheritance" in str(error)
         except Exception:
             continue
         return False
     return False
-
-
-class _Nowhere:
-    @staticmethod
-    def write(piece: object) -> None:
-        pass
-
-    @staticmethod
-    def buffer(buffer: object) -> None:
-        pass
 
 
 # What workers forked from this process inherit, by the number under which they ask for it.

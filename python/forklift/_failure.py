@@ -80,7 +80,7 @@ class _Search:
         """Pickle to nowhere."""
         self.dumps += 1
         try:
-            cloud_pickler_class()(_Nowhere, PROTOCOL, buffer_callback=_Nowhere.buffer).dump(obj)
+            cloud_pickler_class()(Nowhere, PROTOCOL, buffer_callback=Nowhere.buffer).dump(obj)
         except Exception as error:
             return error.with_traceback(None)
         return None
@@ -114,7 +114,9 @@ class _Search:
         return None if error is None else (label, part, error)
 
 
-class _Nowhere:
+class Nowhere:
+    """A sink that keeps nothing: whether an object can be pickled, and no more."""
+
     @staticmethod
     def write(piece: object) -> None:
         pass

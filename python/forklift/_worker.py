@@ -39,11 +39,6 @@ def main(channel_fd: int, life_fd: int, slot: int, upstream: int, authkey: bytes
     return _native.serve(channel_fd)
 
 
-def run_initializer(function: Callable[..., object], initargs: tuple[Any, ...]) -> None:
-    """Call the pool's initializer. What it returns is dropped; what it raises is the native loop's to report."""
-    function(*initargs)
-
-
 def leave(code: int, run_exit_functions: bool) -> None:
     """End this process. `run_exit_functions` is for workers that were not forked from the user's process.
 
