@@ -1,5 +1,6 @@
 //! What a pool is told when it is made. Checked by whoever makes it; the machines trust it.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// The settings of the scheduler.
@@ -10,19 +11,38 @@ pub struct SchedulerConfig {
     /// Payload bytes in flight towards workers (queued, travelling, being worked on), over all jobs. A single
     /// chunk above it still goes, alone.
     pub window_bytes: u64,
-    /// Bytes of results of one streamed job that wait for its consumer; above it nothing more is granted to it.
+    /// Bytes of results of streamed jobs that wait for their consumers, an equal share for each; above its share nothing
+    /// more is granted to a job.
     pub stream_bytes: u64,
-    /// A chunk grows no larger than this many payload bytes on the way in, if it has more than one item. The objects of a
-    /// chunk should fit a core's own cache while they are decoded and worked on: 1000 lists of 10,000 floats took 234 ms
-    /// in chunks of 400 kB, 276 in chunks of 800 kB, 374 in chunks of 3.2 MB.
+    /// A chunk grows no larger than this many payload bytes on the way in, if it has more than one item, or to four times
+    /// as many, where that is found to be no slower. The objects of a chunk should fit a core's own cache while they are
+    /// decoded and worked on: 1000 lists of 10,000 floats took 234 ms in chunks of 400 kB, 276 in chunks of 800 kB, 374 in
+    /// chunks of 3.2 MB.
     pub chunk_bytes_max: u64,
     /// Nor larger than this weight of results, so that answers keep coming.
     pub result_bytes_max: u64,
-    /// What one message costs whatever it carries (both ways, with the wake-ups); chunks grow until this is
-    /// small against the work in them.
+    /// What one message is taken to cost whatever it carries (both ways, with the wake-ups) until that is learned; chunks
+    /// grow until it is small against the work in them.
     pub message_cost: Duration,
     /// `maxtasksperchild`: calls of the function after which a worker leaves.
     pub tasks_per_worker: Option<u64>,
+}
+
+/// What results may hold of memory, and where they go that hold more.
+#[derive(Debug, Clone)]
+pub struct SpillConfig {
+    /// Bytes of workers' memory that results hold here; what comes beyond is moved to a disk, if nobody waits for a
+    /// consumer to take it.
+    pub results_bytes_max: u64,
+    /// The whole budget that this is a part of, to be named in errors.
+    pub memory_limit: u64,
+    /// Directories to try, in order.
+    pub directories: Vec<PathBuf>,
+    /// Whether the user has named the directory: then it is taken even if it lies in memory.
+    pub named: bool,
+    /// Whether the user has set the limit or the directory: then results beyond it that find no disk are refused.
+    /// Otherwise they may stay in memory while there is plenty.
+    pub strict: bool,
 }
 
 /// The settings of the supervisor.
@@ -30,8 +50,6 @@ pub struct SchedulerConfig {
 pub struct SupervisorConfig {
     /// Seats to fill.
     pub processes: u32,
-    /// `maxtasksperchild`: calls of the function after which a worker leaves.
-    pub tasks_per_worker: Option<u64>,
     /// Births may overlap up to this many at a time.
     pub births_at_once: u32,
     /// A child that has not said it is ready after this time is killed and counted as a failed birth. Covers the
@@ -57,11 +75,22 @@ impl Default for SchedulerConfig {
     }
 }
 
+impl Default for SpillConfig {
+    fn default() -> Self {
+        Self {
+            results_bytes_max: u64::MAX,
+            memory_limit: u64::MAX,
+            directories: Vec::new(),
+            named: false,
+            strict: false,
+        }
+    }
+}
+
 impl Default for SupervisorConfig {
     fn default() -> Self {
         Self {
             processes: 1,
-            tasks_per_worker: None,
             births_at_once: 8,
             birth_patience: Duration::from_secs(600),
             failed_births_max: 3,

@@ -3,16 +3,18 @@
 use crate::channel::{self, PACKET_BYTES_MAX, ParentEnd};
 use crate::error::{Error, Result};
 use crate::event::Event;
-use crate::id::{ChunkId, JobId, WorkerId};
-use crate::mailbox::{Mailbox, Request};
+use crate::footprint::Footprint;
+use crate::handle::Excess;
+use crate::id::{ChunkId, JobId, Time, WorkerId};
+use crate::mailbox::{Answered, Mailbox, Request};
 use crate::message::{ToParent, ToWorker};
-use crate::payload::{Atlas, Loans, Parcel, Payload};
+use crate::payload::{Atlas, Loans, Parcel, Payload, sharing_of};
 use crate::process::{Private, Process, life};
 use forklift_shm::{Arena, Release, Segment, SegmentId, Sharing, Span};
 use rustix::fd::{AsFd, OwnedFd};
-use std::collections::{HashMap, HashSet, VecDeque};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 /// The memory that the parent allocates from.
 #[derive(Debug, Clone)]
@@ -21,13 +23,6 @@ pub(crate) struct Arenas {
     pub(crate) inbound: Arena,
     /// For what many tasks get: mapped copy-on-write.
     pub(crate) broadcast: Arena,
-}
-
-impl Arenas {
-    fn find(&self, id: SegmentId) -> Option<(Arc<Segment>, Sharing)> {
-        let inbound = self.inbound.segment(id).map(|segment| (segment, Sharing::Shared));
-        inbound.or_else(|| self.broadcast.segment(id).map(|segment| (segment, Sharing::Private)))
-    }
 }
 
 /// A piece that a worker was given and has not answered completely.
@@ -39,6 +34,54 @@ pub(crate) struct Piece {
     pub(crate) next: u64,
     /// Items still to be answered.
     pub(crate) left: u32,
+    /// When it was given to the worker, or the piece before it was done, or it was last answered in part.
+    pub(crate) since: Time,
+}
+
+/// What results hold: workers' memory that is in use here, and what was moved to a disk.
+#[derive(Debug, Default)]
+pub(crate) struct Stock {
+    held_bytes: AtomicU64,
+    held_bytes_peak: AtomicU64,
+    spilled_bytes: AtomicU64,
+}
+
+impl Stock {
+    fn enter(&self, bytes: u64) {
+        let held = self.held_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        self.held_bytes_peak.fetch_max(held, Ordering::Relaxed);
+    }
+
+    fn leave(&self, bytes: u64) {
+        self.held_bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    pub(crate) fn note_spilled(&self, bytes: u64) {
+        self.spilled_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Bytes of workers' memory in use here.
+    pub(crate) fn held_bytes(&self) -> u64 {
+        self.held_bytes.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn held_bytes_peak(&self) -> u64 {
+        self.held_bytes_peak.load(Ordering::Relaxed)
+    }
+
+    /// Bytes that were ever moved to a disk.
+    pub(crate) fn spilled_bytes(&self) -> u64 {
+        self.spilled_bytes.load(Ordering::Relaxed)
+    }
+}
+
+/// What a worker said that waits until its results from before are on a disk.
+#[derive(Debug)]
+pub(crate) enum Word {
+    Answered(Answered),
+    Unreadable(ChunkId),
+    Outgrown,
+    Surrendered(ChunkId),
 }
 
 /// Takes back, on behalf of one worker, the blocks of its that the parent has done with.
@@ -48,24 +91,84 @@ pub(crate) struct ReturnDesk {
     mailbox: Arc<Mailbox>,
     /// Set when the worker is dead: then nobody will use its blocks again, and their pages are given back.
     gone: AtomicBool,
-    segments: Mutex<HashMap<SegmentId, Weak<Segment>>>,
+    stock: Arc<Stock>,
+    segments: Mutex<HashMap<SegmentId, Lent>>,
+}
+
+/// A segment of the worker's, and what of it is in use here: bytes by their offset.
+#[derive(Debug)]
+struct Lent {
+    segment: Weak<Segment>,
+    spans: BTreeMap<u64, u64>,
+}
+
+impl ReturnDesk {
+    fn segments(&self) -> MutexGuard<'_, HashMap<SegmentId, Lent>> {
+        self.segments.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Bytes of the worker's that are in use here.
+    fn bytes(&self) -> u64 {
+        self.segments().values().flat_map(|lent| lent.spans.values()).sum()
+    }
+
+    /// Notes a span that is about to be viewed. What does not lie in its segment will not be.
+    fn enter(&self, span: Span) {
+        if let Some(lent) = self.segments().get_mut(&span.segment)
+            && let Some(segment) = lent.segment.upgrade()
+            && span.offset.checked_add(span.bytes).is_some_and(|end| end <= segment.bytes())
+        {
+            lent.spans.insert(span.offset, span.bytes);
+            self.stock.enter(span.bytes);
+        }
+    }
+
+    /// The worker is dead: gives the pages back that nothing here is built upon.
+    fn close(&self) {
+        self.gone.store(true, Ordering::Release);
+        for lent in self.segments().values() {
+            let Some(segment) = lent.segment.upgrade() else { continue };
+            let mut free = 0;
+            for (&offset, &bytes) in &lent.spans {
+                // Pages that cannot be punched out go with their segment.
+                let _ = segment.punch(free, offset.saturating_sub(free));
+                free = free.max(offset + bytes);
+            }
+            let _ = segment.punch(free, segment.bytes().saturating_sub(free));
+        }
+    }
 }
 
 impl Release for ReturnDesk {
     fn release(&self, span: Span) {
-        if !self.gone.load(Ordering::Acquire) {
-            self.mailbox.send(Request::Release { worker: self.worker, span });
+        if !self.mailbox.is_ours() {
+            // A fork of this process has let go of its copy of a view. The bytes are still its parent's.
             return;
         }
         let segment = {
-            let segments = self.segments.lock().unwrap_or_else(PoisonError::into_inner);
-            segments.get(&span.segment).and_then(Weak::upgrade)
+            let mut segments = self.segments();
+            let Some(lent) = segments.get_mut(&span.segment) else { return };
+            if let Some(bytes) = lent.spans.remove(&span.offset) {
+                self.stock.leave(bytes);
+            }
+            lent.segment.upgrade()
         };
-        if let Some(segment) = segment {
+        if !self.gone.load(Ordering::Acquire) {
+            self.mailbox.send(Request::Release { worker: self.worker, span });
+        } else if let Some(segment) = segment {
             // Pages that cannot be punched out go with their segment.
             let _ = segment.punch(span.offset, span.bytes);
         }
     }
+}
+
+/// A value that crosses once to each worker that may need it.
+pub(crate) struct SharedValue {
+    /// Its name in pickles.
+    pub(crate) key: u64,
+    /// Whether one object serves all tasks of a worker.
+    pub(crate) keep: bool,
+    pub(crate) value: Payload,
 }
 
 /// A worker.
@@ -80,13 +183,28 @@ pub(crate) struct Worker {
     pub(crate) state: &'static str,
     pub(crate) calls: u64,
     pub(crate) pieces: VecDeque<Piece>,
+    /// Results of it are being moved to a disk; what it has said since waits.
+    pub(crate) moving: bool,
+    pub(crate) unheard: VecDeque<Word>,
+    /// It is dead, and buried once nothing of it is left unheard.
+    pub(crate) awaits_burial: bool,
     pub(crate) knows: HashSet<JobId>,
+    /// How many of a job's shared values it has been told of.
+    pub(crate) told: HashMap<JobId, usize>,
     pub(crate) loans: Loans,
     pub(crate) announced: HashSet<SegmentId>,
     pub(crate) messages: u64,
     pub(crate) watched_for_room: bool,
     /// What it said before its birth was reported.
     pub(crate) early: Option<Event>,
+    /// Killed for being at an item for too long.
+    pub(crate) overdue: Option<u64>,
+    /// Killed for having so much memory.
+    pub(crate) excess: Option<Excess>,
+    /// Where its memory is looked at, once that was necessary.
+    pub(crate) footprint: Option<Footprint>,
+    /// Killed by us, for this reason.
+    pub(crate) expelled: Option<Arc<str>>,
     /// Ordered to die before it was born.
     pub(crate) doomed: bool,
     pub(crate) status: Option<i32>,
@@ -107,6 +225,7 @@ impl Worker {
         serial: u64,
         line: u32,
         mailbox: &Arc<Mailbox>,
+        stock: &Arc<Stock>,
     ) -> Result<(Self, ChildEnds)> {
         let (channel, theirs) = channel::pair()?;
         let (ours, life) = life()?;
@@ -114,6 +233,7 @@ impl Worker {
             worker: id,
             mailbox: Arc::clone(mailbox),
             gone: AtomicBool::new(false),
+            stock: Arc::clone(stock),
             segments: Mutex::default(),
         };
         let worker = Self {
@@ -126,12 +246,20 @@ impl Worker {
             state: "starting",
             calls: 0,
             pieces: VecDeque::new(),
+            moving: false,
+            unheard: VecDeque::new(),
+            awaits_burial: false,
             knows: HashSet::new(),
+            told: HashMap::new(),
             loans: Loans::default(),
             announced: HashSet::new(),
             messages: 0,
             watched_for_room: false,
             early: None,
+            overdue: None,
+            excess: None,
+            footprint: None,
+            expelled: None,
             doomed: false,
             status: None,
             hung_up: false,
@@ -157,22 +285,21 @@ impl Worker {
             return self.channel.send(packet, with);
         }
         let payload = Payload::pack(&arenas.inbound, &[&packet], &[])?;
-        self.lend(&payload, arenas)?;
-        let Some(block) = payload.blocks().next() else {
+        self.lend(&payload)?;
+        let Some(loan) = payload.loans().next() else {
             return Err(Error::Malformed("a long message in no block"));
         };
-        let announcement = ToWorker::Long { span: block.span() };
+        let announcement = ToWorker::Long { span: loan.span() };
         self.channel.send(announcement.encode(), with)
     }
 
     /// Keeps what the worker is about to be told of, and shows it the segments it lies in.
-    pub(crate) fn lend(&mut self, payload: &Payload, arenas: &Arenas) -> Result<()> {
-        for block in payload.blocks() {
-            let id = block.span().segment;
+    pub(crate) fn lend(&mut self, payload: &Payload) -> Result<()> {
+        for loan in payload.loans() {
+            let id = loan.span().segment;
             if self.announced.insert(id) {
-                let (segment, sharing) =
-                    arenas.find(id).ok_or(Error::Malformed("a block without a segment"))?;
-                let message = ToWorker::Segment { id, bytes: segment.bytes(), sharing };
+                let segment = loan.segment();
+                let message = ToWorker::Segment { id, bytes: segment.bytes(), sharing: sharing_of(id) };
                 let file = segment.fd().try_clone_to_owned().map_err(|error| Error::System {
                     attempt: "duplicate a segment's descriptor",
                     errno: rustix::io::Errno::from_io_error(&error).unwrap_or(rustix::io::Errno::BADF),
@@ -185,12 +312,27 @@ impl Worker {
         Ok(())
     }
 
+    /// Tells of those shared values of a job (0: of the pool) that are news.
+    pub(crate) fn tell_of(&mut self, job: JobId, shares: &[SharedValue], arenas: &Arenas) -> Result<()> {
+        let told = self.told.get(&job).copied().unwrap_or(0);
+        for shared in shares.iter().skip(told) {
+            self.lend(&shared.value)?;
+            let (key, keep, value) = (shared.key, shared.keep, shared.value.outline());
+            self.send(&ToWorker::Share { job, key, keep, value }, arenas)?;
+        }
+        if shares.len() > told {
+            self.told.insert(job, shares.len());
+        }
+        Ok(())
+    }
+
     /// The next message, if one has come. Segments are taken in on the way.
     pub(crate) fn receive(&mut self) -> Result<Option<ToParent>> {
         while let Some(packet) = self.channel.receive()? {
             let message = match ToParent::decode(&packet.bytes)? {
                 ToParent::Long { span } => {
                     let owner: Arc<dyn Release> = self.desk.clone();
+                    self.desk.enter(span);
                     let view = self.atlas.view(span, &owner)?;
                     ToParent::decode(view.as_slice())?
                 }
@@ -200,9 +342,8 @@ impl Worker {
                 ToParent::Segment { id, bytes } => {
                     let file = packet.descriptors.into_iter().next().ok_or(Error::Malformed("no segment"))?;
                     let segment = Segment::open(file, bytes, Sharing::Shared)?;
-                    let mut known = self.desk.segments.lock().unwrap_or_else(PoisonError::into_inner);
-                    known.insert(id, Arc::downgrade(&segment));
-                    drop(known);
+                    let lent = Lent { segment: Arc::downgrade(&segment), spans: BTreeMap::new() };
+                    self.desk.segments().insert(id, lent);
                     self.atlas.add(id, segment);
                 }
                 ToParent::Long { .. } => {
@@ -215,7 +356,21 @@ impl Worker {
     }
 
     pub(crate) fn open(&self, outline: crate::payload::Outline) -> Result<Parcel> {
-        self.atlas.open(outline, &|_| self.desk.clone())
+        self.atlas.open(outline, &|span| {
+            self.desk.enter(span);
+            self.desk.clone()
+        })
+    }
+
+    /// Bytes of its results that are in use here.
+    pub(crate) fn results_bytes(&self) -> u64 {
+        self.desk.bytes()
+    }
+
+    /// Kills it for what it did, or for what could not be done with it.
+    pub(crate) fn expel(&mut self, reason: &Error) {
+        self.expelled.get_or_insert_with(|| reason.to_string().into());
+        self.kill();
     }
 
     pub(crate) fn kill(&mut self) {
@@ -228,7 +383,7 @@ impl Worker {
 
 impl Drop for Worker {
     fn drop(&mut self) {
-        self.desk.gone.store(true, Ordering::Release);
+        self.desk.close();
     }
 }
 

@@ -12,23 +12,33 @@
 //! interpreter's lock, never waits for a child, and does nothing whose time grows with the size of an item.
 
 mod children;
+mod limits;
+mod looks;
+mod memory;
+mod moving;
+mod outlook;
+mod recovery;
 
-use crate::config::{SchedulerConfig, SupervisorConfig};
-use crate::crew::{Arenas, Worker};
+use crate::config::{SchedulerConfig, SpillConfig, SupervisorConfig};
+use crate::crew::{Arenas, SharedValue, Stock, Worker};
 use crate::error::{Result, system};
-use crate::event::{Command, Event, JobSpec};
-use crate::handle::{Answer, Death, Fault, Handle, Outcome};
+use crate::event::{Command, Event, JobSpec, Wear};
+use crate::handle::{Death, Fault, Handle};
 use crate::id::{ChunkId, JobId, Time, WorkerId};
-use crate::mailbox::{Counters, Mailbox, Member, Request, Status};
+use crate::machine::{Machine, MemoryKills};
+use crate::mailbox::{Counters, Mailbox, Request, Status};
 use crate::message::ToWorker;
 use crate::payload::Payload;
 use crate::process::{Birthplace, Origin};
 use crate::scheduler::Scheduler;
+use crate::spill::Spiller;
 use crate::supervisor::Supervisor;
-use forklift_shm::Scoreboard;
+use crate::telemetry::{Census, Flow, Recorder, clock};
+use forklift_shm::{Figures, Scoreboard};
+use outlook::Outlook;
 use rustix::event::epoll;
 use rustix::fd::OwnedFd;
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -81,13 +91,26 @@ impl Watch {
 struct Chunk {
     job: JobId,
     first: u64,
+    items: u32,
     payload: Payload,
+    /// Whether its feed keeps the items, and can encode them again, one by one.
+    retained: bool,
+    /// It was encoded again: its items are apart.
+    divided: bool,
 }
 
 /// A job that is not finished.
 struct Job {
     handle: Arc<Handle>,
+    recorder: Arc<Recorder>,
     function: Payload,
+    /// A consumer takes its results, and makes room for others by that.
+    streamed: bool,
+    /// All its items have been submitted.
+    exhausted: bool,
+    task_timeout: Option<Duration>,
+    /// Values that its items refer to, in the order in which workers are told of them.
+    shares: Vec<SharedValue>,
     cancelled: bool,
     /// Workers that have its function.
     known_by: HashSet<WorkerId>,
@@ -97,12 +120,16 @@ struct Job {
 pub(crate) struct Charter {
     pub(crate) scheduler: SchedulerConfig,
     pub(crate) supervisor: SupervisorConfig,
+    pub(crate) worker_memory_limit: Option<u64>,
+    pub(crate) machine: Machine,
+    pub(crate) spill: SpillConfig,
     pub(crate) origin: Origin,
     pub(crate) initializer: Option<Payload>,
     pub(crate) arenas: Arenas,
     pub(crate) mailbox: Arc<Mailbox>,
     pub(crate) bell: Arc<OwnedFd>,
     pub(crate) status: Arc<Status>,
+    pub(crate) census: Arc<Census>,
 }
 
 /// The parent's loop.
@@ -111,12 +138,16 @@ pub(crate) struct Driver {
     mailbox: Arc<Mailbox>,
     bell: Arc<OwnedFd>,
     status: Arc<Status>,
+    census: Arc<Census>,
     scheduler: Scheduler,
     supervisor: Supervisor,
     birthplace: Birthplace,
     zygote_watched: bool,
     arenas: Arenas,
     initializer: Option<Payload>,
+    stock: Arc<Stock>,
+    spiller: Spiller,
+    unbound: bool,
     scoreboard: Scoreboard,
     free_lines: Vec<u32>,
     lines_used: u32,
@@ -125,6 +156,14 @@ pub(crate) struct Driver {
     serials: u64,
     jobs: HashMap<JobId, Job>,
     chunks: HashMap<ChunkId, Chunk>,
+    /// Values for all jobs.
+    shares: Vec<SharedValue>,
+    /// When to look next at workers whose items have a time limit.
+    watched: BTreeSet<(Time, WorkerId)>,
+    worker_memory_limit: Option<u64>,
+    /// When to look next at the memory of workers, if any is busy and there is a limit.
+    memory_look: Option<Time>,
+    outlook: Outlook,
     /// Workers of which a first sign of death was seen, and when they must have been buried.
     dying: Vec<(Time, WorkerId)>,
     /// Events that performing commands brought about.
@@ -135,30 +174,52 @@ pub(crate) struct Driver {
     refusal: Option<Fault>,
     birth_trouble: Option<String>,
     last_death: Option<Death>,
+    /// The kernel's kills for want of memory when we last looked.
+    memory_kills: MemoryKills,
     closing: bool,
     closed: bool,
     resting: bool,
     idle_since: Option<Time>,
     counters: Counters,
+    /// What onlookers see; some of it is only counted here.
+    figures: Figures,
 }
 
 /// The monotonic clock.
 pub(crate) fn now() -> Time {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-    Time(now.tv_sec.unsigned_abs() * 1_000_000_000 + now.tv_nsec.unsigned_abs())
+    clock()
 }
 
 impl Driver {
     pub(crate) fn new(charter: Charter) -> Result<Self> {
-        let Charter { scheduler, supervisor, origin, initializer, arenas, mailbox, bell, status } = charter;
-        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(system("make an epoll"))?;
-        epoll::add(&epoll, &bell, Watch::Bell.token(), epoll::EventFlags::IN)
-            .map_err(system("watch an eventfd"))?;
-        let mut driver = Self {
-            epoll,
+        let Charter {
+            scheduler,
+            supervisor,
+            worker_memory_limit,
+            machine,
+            spill,
+            origin,
+            initializer,
+            arenas,
             mailbox,
             bell,
             status,
+            census,
+        } = charter;
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(system("make an epoll"))?;
+        epoll::add(&epoll, &bell, Watch::Bell.token(), epoll::EventFlags::IN)
+            .map_err(system("watch an eventfd"))?;
+        let stock = Arc::new(Stock::default());
+        let mut driver = Self {
+            epoll,
+            spiller: Spiller::new(spill, Arc::clone(&stock), Arc::clone(&mailbox)),
+            stock,
+            unbound: false,
+            mailbox,
+            bell,
+            status,
+            census,
+            outlook: Outlook::new(machine, &scheduler),
             scheduler: Scheduler::new(scheduler),
             supervisor: Supervisor::new(supervisor),
             birthplace: Birthplace::open(origin)?,
@@ -174,17 +235,23 @@ impl Driver {
             serials: 1,
             jobs: HashMap::new(),
             chunks: HashMap::new(),
+            shares: Vec::new(),
+            watched: BTreeSet::new(),
+            worker_memory_limit,
+            memory_look: None,
             dying: Vec::new(),
             events: VecDeque::new(),
             fault: None,
             refusal: None,
             birth_trouble: None,
             last_death: None,
+            memory_kills: MemoryKills::now(),
             closing: false,
             closed: false,
             resting: false,
             idle_since: None,
             counters: Counters::default(),
+            figures: Figures::default(),
         };
         driver.watch_zygote()?;
         Ok(driver)
@@ -201,11 +268,13 @@ impl Driver {
         }
         let fault = self.fault.clone().unwrap_or(Fault::Terminated);
         for (_, job) in self.jobs.drain() {
+            job.recorder.finished();
             job.handle.finish(Some(fault.clone()));
         }
         for worker in self.workers.values_mut() {
             worker.kill();
         }
+        self.spiller.stop();
         self.workers.clear();
         let (status, mailbox, arenas) =
             (Arc::clone(&self.status), Arc::clone(&self.mailbox), self.arenas.clone());
@@ -220,6 +289,7 @@ impl Driver {
     }
 
     fn turn(&mut self) -> Result<()> {
+        self.post_figures();
         let mut happened = Vec::with_capacity(HAPPENINGS_MAX);
         let patience = self.deadline().map(|deadline| crate::channel::timespec(deadline.since(now())));
         match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut happened), patience.as_ref()) {
@@ -248,13 +318,27 @@ impl Driver {
         let machines = self.scheduler.deadline().into_iter().chain(self.supervisor.deadline());
         let deaths = self.dying.iter().map(|(by, _)| *by).min();
         let trim = self.idle_since.map(|since| since.after(TRIM_AFTER));
-        machines.chain(deaths).chain(trim).min()
+        let overdue = self.watched.first().map(|(at, _)| *at);
+        machines
+            .chain(deaths)
+            .chain(trim)
+            .chain(overdue)
+            .chain(self.memory_look)
+            .chain(self.next_look())
+            .chain(self.next_outlook())
+            .min()
     }
 
     /// What is due because time has passed.
     fn watch_time(&mut self) {
         let now = now();
         self.bury_overdue(now);
+        self.watch_items(now);
+        self.watch_memory(now);
+        if self.next_outlook().is_some() {
+            self.look_around();
+        }
+        self.look_at_memory(now);
         let due = |deadline: Option<Time>| deadline.is_some_and(|deadline| deadline <= now);
         if due(self.scheduler.deadline()) || due(self.supervisor.deadline()) {
             self.events.push_back(Event::Tick);
@@ -290,12 +374,16 @@ impl Driver {
 
     fn grant_request(&mut self, request: Request) {
         match request {
-            Request::Open { handle, spec, function } => self.open(handle, spec, function),
-            Request::Submit { job, chunk, first, items, payload } => {
+            Request::Open { handle, spec, function, recorder } => self.open(handle, spec, function, recorder),
+            Request::Submit { job, chunk, first, items, payload, retained } => {
                 self.counters.chunks += 1;
-                self.count_payload(&payload);
+                self.figures.submitted += u64::from(items);
+                let flow = self.count_payload(&payload);
+                if let Some(job) = self.jobs.get(&job) {
+                    job.recorder.submitted(items, flow);
+                }
                 let bytes = payload.bytes();
-                self.chunks.insert(chunk, Chunk { job, first, payload });
+                self.chunks.insert(chunk, Chunk { job, first, items, payload, retained, divided: false });
                 self.events.push_back(Event::Submitted { job, chunk, first, items, bytes });
             }
             Request::Restore { chunk, payload } => {
@@ -303,10 +391,29 @@ impl Driver {
                 let bytes = payload.bytes();
                 if let Some(known) = self.chunks.get_mut(&chunk) {
                     known.payload = payload;
+                    known.divided = true;
                 }
                 self.events.push_back(Event::Restored { chunk, bytes });
             }
-            Request::Exhaust { job, items } => self.events.push_back(Event::Exhausted { job, items }),
+            Request::Share { job, key, keep, value } => {
+                self.count_payload(&value);
+                let shares = match self.jobs.get_mut(&job) {
+                    Some(job) => {
+                        job.recorder.shared(value.bytes() + value.lent_bytes());
+                        &mut job.shares
+                    }
+                    None if job == JobId(0) => &mut self.shares,
+                    None => return,
+                };
+                shares.push(SharedValue { key, keep, value });
+            }
+            Request::Unshare { key } => self.unshare(key),
+            Request::Exhaust { job, items } => {
+                if let Some(known) = self.jobs.get_mut(&job) {
+                    known.exhausted = true;
+                }
+                self.events.push_back(Event::Exhausted { job, items });
+            }
             Request::Cancel { job } => {
                 if let Some(known) = self.jobs.get_mut(&job) {
                     known.cancelled = true;
@@ -316,6 +423,7 @@ impl Driver {
             Request::Consume { job, items, bytes } => {
                 self.events.push_back(Event::Consumed { job, items, bytes });
             }
+            Request::Moved { answered, shortage } => self.moved(answered, shortage),
             Request::Release { worker, span } => self.return_block(worker, span),
             Request::Resize { processes } => self.events.push_back(Event::Resized { processes }),
             Request::Want => self.events.push_back(Event::Wanted),
@@ -326,14 +434,13 @@ impl Driver {
                 let _ = reply.send(self.staff());
             }
             Request::Count { reply } => {
-                let fresh_bytes =
-                    self.arenas.inbound.usage().fresh_bytes + self.arenas.broadcast.usage().fresh_bytes;
-                let messages_sent = self.counters.messages_sent
-                    + self.workers.values().map(|worker| worker.messages).sum::<u64>();
-                let _ = reply.send(Counters { fresh_bytes, messages_sent, ..self.counters });
+                let _ = reply.send(self.count());
             }
             Request::Close => self.closing = true,
-            Request::Unbound => self.events.push_back(Event::Unbounded),
+            Request::Unbound => {
+                self.unbound = true;
+                self.events.push_back(Event::Unbounded);
+            }
             Request::Terminate => {
                 self.fail(Fault::Terminated);
                 self.events.push_back(Event::Terminated);
@@ -341,22 +448,64 @@ impl Driver {
         }
     }
 
-    fn open(&mut self, handle: Arc<Handle>, spec: JobSpec, function: Payload) {
+    /// A value that was shared with all jobs is dropped everywhere.
+    fn unshare(&mut self, key: u64) {
+        let Some(index) = self.shares.iter().position(|shared| shared.key == key) else { return };
+        self.shares.remove(index);
+        let mut told = Vec::new();
+        for worker in self.workers.values_mut() {
+            if worker.told.get(&JobId(0)).is_some_and(|told| *told > index) {
+                worker.told.entry(JobId(0)).and_modify(|told| *told -= 1);
+                told.push(worker.id);
+            }
+        }
+        for worker in told {
+            self.tell(worker, &ToWorker::Unshare { key });
+        }
+    }
+
+    fn open(&mut self, handle: Arc<Handle>, spec: JobSpec, function: Payload, recorder: Arc<Recorder>) {
+        recorder.opened(function.bytes());
+        if self.jobs.is_empty() {
+            self.census.forget_looks(now());
+        }
         if let Some(fault) = &self.fault {
+            recorder.finished();
             handle.finish(Some(fault.clone()));
             return;
         }
         let job = handle.id();
+        // Before the job begins: it may be the one that would be too much.
+        self.look_around();
         self.count_payload(&function);
-        self.jobs.insert(job, Job { handle, function, cancelled: false, known_by: HashSet::new() });
+        let opened = Job {
+            handle,
+            recorder,
+            function,
+            exhausted: false,
+            streamed: spec.is_streamed(),
+            task_timeout: spec.task_timeout,
+            shares: Vec::new(),
+            cancelled: false,
+            known_by: HashSet::new(),
+        };
+        self.jobs.insert(job, opened);
         self.events.push_back(Event::Wanted);
         self.events.push_back(Event::Opened { job, spec });
     }
 
-    fn count_payload(&mut self, payload: &Payload) {
-        let copied: u64 = payload.blocks().map(|block| block.bytes()).sum();
-        self.counters.bytes_copied_in += copied;
-        self.counters.bytes_in_messages += payload.bytes() - copied;
+    fn count_payload(&mut self, payload: &Payload) -> Flow {
+        let copied_bytes = payload.copied_bytes();
+        let flow = Flow {
+            copied_bytes,
+            message_bytes: payload.bytes() - copied_bytes,
+            lent_bytes: payload.lent_bytes(),
+            once_bytes: 0,
+        };
+        self.counters.bytes_copied_in += flow.copied_bytes;
+        self.counters.bytes_in_messages += flow.message_bytes;
+        self.counters.bytes_lent += flow.lent_bytes;
+        flow
     }
 
     /// Everything that waits gets this fault, and all that comes.
@@ -387,6 +536,10 @@ impl Driver {
                     worker.kill();
                 }
             }
+            Command::Relieve { worker } => {
+                self.events.push_back(Event::UsedUp { worker, by: Wear::Calls });
+            }
+            Command::Excuse { worker } => self.events.push_back(Event::Excused { worker }),
             Command::Bear { worker } => self.bear(worker),
             Command::Dismiss { worker } => {
                 if let Some(worker) = self.workers.get_mut(&worker) {
@@ -405,65 +558,20 @@ impl Driver {
         }
     }
 
-    /// A worker may have written to the memory of this chunk. A payload without out-of-band buffers is none the worse
-    /// for it, since objects are built out of it; others are encoded again by whoever holds the items.
-    fn reclaim(&mut self, chunk: ChunkId) {
-        let Some(known) = self.chunks.get(&chunk) else { return };
-        if known.payload.mutable()
-            && let Some(job) = self.jobs.get(&known.job)
-        {
-            job.handle.restore(chunk);
-        } else {
-            self.events.push_back(Event::Restored { chunk, bytes: known.payload.bytes() });
-        }
-    }
-
-    fn lose(&mut self, job: JobId, item: u64, worker: WorkerId) {
-        let Some(job) = self.jobs.get(&job) else { return };
-        let unknown = Death { worker, pid: None, status: None };
-        let death = self.last_death.filter(|death| death.worker == worker).unwrap_or(unknown);
-        job.handle.answer(Answer {
-            first: item,
-            items: 1,
-            failed: 1,
-            outcome: Outcome::Lost(death),
-            bytes: 0,
-            spent: crate::event::Spent::default(),
-        });
-    }
-
     fn finish(&mut self, id: JobId) {
         let Some(job) = self.jobs.remove(&id) else { return };
+        job.recorder.finished();
         job.handle.finish(job.cancelled.then_some(Fault::Cancelled));
         for worker in job.known_by {
             if let Some(worker) = self.workers.get_mut(&worker) {
                 worker.knows.remove(&id);
+                worker.told.remove(&id);
             }
             self.tell(worker, &ToWorker::Forget { job: id });
         }
         if self.jobs.is_empty() {
             self.idle_since = Some(now());
         }
-    }
-
-    fn staff(&self) -> Vec<Member> {
-        let mut staff: Vec<Member> = self
-            .workers
-            .values()
-            .map(|worker| Member {
-                worker: worker.id,
-                pid: worker.process.as_ref().map(|process| process.pid()),
-                state: if worker.state == "idle" && !worker.pieces.is_empty() {
-                    "busy"
-                } else {
-                    worker.state
-                },
-                calls: worker.calls,
-                held_bytes: worker.loans.bytes(),
-            })
-            .collect();
-        staff.sort_by_key(|member| (member.worker.slot, member.worker.generation));
-        staff
     }
 }
 

@@ -9,7 +9,7 @@ pub enum Error {
     #[error(transparent)]
     Memory(#[from] forklift_shm::Error),
     /// A system call failed.
-    #[error("cannot {attempt}: {errno}{}", advice(*errno))]
+    #[error("cannot {attempt}: {errno}{}", advice(attempt, *errno))]
     System {
         /// What was tried, as a verb phrase.
         attempt: &'static str,
@@ -17,7 +17,7 @@ pub enum Error {
         errno: Errno,
     },
     /// A process could not be started.
-    #[error("cannot start {program}: {source}")]
+    #[error("cannot start {program}: {source}{}", launch_advice(source))]
     Launch {
         /// The program.
         program: String,
@@ -41,14 +41,76 @@ pub(crate) fn system(attempt: &'static str) -> impl FnOnce(Errno) -> Error {
 }
 
 /// What a user can do about the limits that pools run into.
-fn advice(errno: Errno) -> &'static str {
-    match errno {
+fn advice(attempt: &str, errno: Errno) -> String {
+    let words = match errno {
         Errno::MFILE => {
             " (the limit on open files is reached: raise `ulimit -n`, or use fewer processes or pools)"
         }
         Errno::NFILE => " (the system's limit on open files is reached)",
-        Errno::AGAIN => " (the limit on processes is reached: raise `ulimit -u` or the cgroup's pids.max)",
+        Errno::AGAIN if attempt.starts_with(BIRTHS) => {
+            " (the limit on processes is reached: raise `ulimit -u` or the cgroup's pids.max)"
+        }
         Errno::NOMEM => " (out of memory, or a limit on address space, `ulimit -v`)",
+        Errno::FBIG => " (files may not become that large here: raise the limit with `ulimit -f`)",
+        Errno::NOSYS | Errno::PERM | Errno::ACCESS => return refusal(attempt),
         _ => "",
+    };
+    words.into()
+}
+
+/// How attempts begin that ask for a process.
+const BIRTHS: &str = "fork";
+
+/// A kernel or sandbox that does not let us: which call it is, for whoever writes its rules.
+fn refusal(attempt: &str) -> String {
+    let call = match attempt {
+        "make a memory file" => "memfd_create",
+        "write to a memory file" => "write",
+        "rewind a memory file" => "lseek",
+        "make a pipe" => "pipe2",
+        "make a socket pair" => "socketpair",
+        "make an eventfd" => "eventfd2",
+        "make an epoll" => "epoll_create1",
+        "fork a worker" => "clone",
+        _ if attempt.starts_with("watch") => "epoll_ctl",
+        _ if attempt.starts_with("wait for") => "epoll_pwait2 and poll",
+        _ if attempt.starts_with("send") => "sendmsg",
+        _ if attempt.starts_with("receive") => "recvmsg",
+        _ => return String::new(),
+    };
+    format!(
+        " (the kernel or a sandbox refuses the call: its rules, such as a seccomp profile, must allow {call})"
+    )
+}
+
+fn launch_advice(source: &std::io::Error) -> String {
+    Errno::from_io_error(source).map_or_else(String::new, |errno| match errno {
+        // Of a program that is there, this is about its file or the rules of the system, and they say so themselves.
+        Errno::PERM | Errno::ACCESS | Errno::NOSYS => String::new(),
+        errno => advice(BIRTHS, errno),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_refused_is_named_exactly() {
+        for (attempt, errno, word) in [
+            ("make a memory file", Errno::PERM, "memfd_create"),
+            ("make a socket pair", Errno::NOSYS, "socketpair"),
+            ("watch a worker", Errno::ACCESS, "epoll_ctl"),
+            ("fork a worker", Errno::AGAIN, "ulimit -u"),
+            ("make a pipe", Errno::MFILE, "ulimit -n"),
+        ] {
+            let text = system(attempt)(errno).to_string();
+            assert!(text.contains(attempt) && text.contains(word), "{text}");
+        }
+        let text = system("send to a worker")(Errno::AGAIN).to_string();
+        assert!(!text.contains("ulimit"), "{text}");
+        let source = std::io::Error::from(Errno::AGAIN);
+        let text = Error::Launch { program: "python".into(), source }.to_string();
+        assert!(text.contains("cannot start python") && text.contains("ulimit -u"), "{text}");
     }
 }

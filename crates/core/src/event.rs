@@ -35,6 +35,18 @@ pub struct JobSpec {
     pub chunking: Chunking,
     /// What becomes of the results.
     pub delivery: Delivery,
+    /// How often an item is tried again after its worker died.
+    pub retries: u32,
+    /// How long a worker may be at one item before it is replaced.
+    pub task_timeout: Option<Duration>,
+}
+
+impl JobSpec {
+    /// Whether a consumer takes the results as they come.
+    #[must_use]
+    pub fn is_streamed(&self) -> bool {
+        matches!(self.delivery, Delivery::Streamed(_))
+    }
 }
 
 /// Where a worker's time went while it worked on some items.
@@ -57,6 +69,19 @@ pub enum Whereabouts {
     Translating,
     /// In the function, at this item (index in the job).
     Calling(u64),
+    /// At this item for longer than its job allows: it was killed for that.
+    Overdue(u64),
+    /// At this item with far more memory than a worker may have: it was killed for that.
+    Oversized(u64),
+}
+
+/// Why a worker gets no more work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wear {
+    /// It was given the last of its `tasks_per_worker` calls.
+    Calls,
+    /// It holds more memory than a worker may, after a call.
+    Memory,
 }
 
 /// A fact. Each variant says who reports it.
@@ -159,12 +184,47 @@ pub enum Event {
         /// Where its time went.
         spent: Spent,
     },
+    /// Worker: the oldest piece it holds cannot be decoded as it is, since one of its chunk's items cannot be rebuilt. It
+    /// gives the piece back; the items should be encoded one by one.
+    Unreadable {
+        /// Which.
+        worker: WorkerId,
+        /// Of which chunk.
+        chunk: ChunkId,
+    },
+    /// Worker: the rest of the oldest piece it holds comes back as it was, not begun, since the worker is used up.
+    Surrendered {
+        /// Which.
+        worker: WorkerId,
+        /// Of which chunk.
+        chunk: ChunkId,
+    },
+    /// Scheduler (by [`Command::Relieve`]) or worker: it can do no more than what it has begun, and should be succeeded.
+    UsedUp {
+        /// Which.
+        worker: WorkerId,
+        /// Why.
+        by: Wear,
+    },
+    /// Scheduler (by [`Command::Excuse`]): a worker that is used up has answered all that it was given.
+    Excused {
+        /// Which.
+        worker: WorkerId,
+    },
     /// Driver: the process is gone, whatever the reason. Everything it had returned before was reported before.
     Exited {
         /// Which.
         worker: WorkerId,
         /// Where it was.
         at: Whereabouts,
+    },
+    /// Driver: memory is short, or is not any more; these limits hold instead of the configured ones (see
+    /// `pressure`).
+    Admitted {
+        /// For `window_bytes`.
+        window_bytes: u64,
+        /// For `stream_bytes`.
+        stream_bytes: u64,
     },
     /// Driver: a deadline that a machine named has come.
     Tick,
@@ -221,6 +281,16 @@ pub enum Command {
     },
     /// Scheduler: what this worker does is wanted no more; stop it the hard way. `Exited` follows.
     Interrupt {
+        /// Which.
+        worker: WorkerId,
+    },
+    /// Scheduler: this worker holds the last calls that it may be given. [`Event::UsedUp`] follows.
+    Relieve {
+        /// Which.
+        worker: WorkerId,
+    },
+    /// Scheduler: this worker is used up and holds nothing any more. [`Event::Excused`] follows.
+    Excuse {
         /// Which.
         worker: WorkerId,
     },

@@ -5,14 +5,28 @@
 
 use crate::event::Spent;
 use crate::id::{ChunkId, JobId, WorkerId};
+use crate::machine::MemoryShort;
 use crate::payload::Parcel;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+/// What is known of a worker's end beyond its status.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Cause {
+    /// Nothing.
+    Unknown,
+    /// SIGKILL, and since the last look the kernel has killed for want of memory.
+    MemoryShort(MemoryShort),
+    /// SIGKILL, and the kernel, which counts what it kills for want of memory, has killed nothing.
+    Sent,
+    /// We killed it: it broke the rules of the channel, or could not be reached.
+    Expelled(Arc<str>),
+}
+
 /// How a worker ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Death {
     /// Who.
     pub worker: WorkerId,
@@ -20,6 +34,31 @@ pub struct Death {
     pub pid: Option<u32>,
     /// Exit code, or minus the signal; unknown if the zygote died as well.
     pub status: Option<i32>,
+    /// Killed by us, since it was at an item for longer than this.
+    pub overdue: Option<Duration>,
+    /// Killed by us, since it had far more memory than it may.
+    pub excess: Option<Excess>,
+    /// What else is known.
+    pub cause: Cause,
+}
+
+impl Death {
+    /// Nothing is known of it.
+    #[must_use]
+    pub fn unknown(worker: WorkerId) -> Self {
+        Self { worker, pid: None, status: None, overdue: None, excess: None, cause: Cause::Unknown }
+    }
+}
+
+/// What a worker had when it was killed for it, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Excess {
+    /// Memory of its own, in all.
+    pub own_bytes: u64,
+    /// Of that, large arrays in its blocks.
+    pub held_bytes: u64,
+    /// What it may have after a call; during one, half as much again.
+    pub limit: u64,
 }
 
 /// What became of some items.
@@ -55,10 +94,27 @@ pub enum Fault {
     Initializer(Arc<[u8]>),
     /// Workers cannot be born, for this reason.
     Births(Arc<str>),
+    /// Workers die before they are ready; this is how the last one did.
+    Deaths(Death),
     /// The pool was terminated.
     Terminated,
     /// The job was cancelled.
     Cancelled,
+    /// There is no room for its results.
+    Room(Arc<Shortage>),
+}
+
+/// A result for which there is no room.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Shortage {
+    /// The item that it, or the first of several that came together, is the result of.
+    pub item: u64,
+    /// Bytes of it.
+    pub asked: u64,
+    /// The limit that it goes beyond.
+    pub limit: u64,
+    /// What holds the memory, and why it cannot lie elsewhere.
+    pub holder: String,
 }
 
 /// What a caller may do next.
@@ -241,7 +297,7 @@ mod tests {
     const NOW: Duration = Duration::ZERO;
 
     fn lost(first: u64) -> Answer {
-        let death = Death { worker: WorkerId { slot: 0, generation: 1 }, pid: None, status: None };
+        let death = Death::unknown(WorkerId { slot: 0, generation: 1 });
         Answer {
             first,
             items: 1,

@@ -1,14 +1,17 @@
 //! The heart of Forklift: what decides, what acts, and the words they share. No Python.
 //!
-//! floors: error · id · config · event · payload · message · channel · scheduler · supervisor · machine · process · handle · mailbox · crew · driver · worker · pool
+//! floors: error · id · config · event · telemetry · payload · message · channel · pressure · scheduler · supervisor · machine · footprint · process · handle · mailbox · crew · spill · driver · commons · worker · pool
+#![cfg(target_os = "linux")]
 #![forbid(unsafe_code)]
 
 pub mod channel;
+pub mod commons;
 pub mod config;
 mod crew;
 mod driver;
 pub mod error;
 pub mod event;
+pub mod footprint;
 pub mod handle;
 pub mod id;
 pub mod machine;
@@ -16,9 +19,12 @@ mod mailbox;
 pub mod message;
 pub mod payload;
 pub mod pool;
+pub mod pressure;
 pub mod process;
 pub mod scheduler;
+pub mod spill;
 pub mod supervisor;
+pub mod telemetry;
 pub mod worker;
 
 pub use error::{Error, Result};

@@ -5,9 +5,10 @@
 
 use crate::error::{Result, system};
 use crate::event::JobSpec;
-use crate::handle::{Fault, Handle};
+use crate::handle::{Answer, Fault, Handle, Shortage};
 use crate::id::{ChunkId, JobId, WorkerId};
 use crate::payload::Payload;
+use crate::telemetry::Recorder;
 use forklift_shm::Span;
 use rustix::event::EventfdFlags;
 use rustix::fd::OwnedFd;
@@ -19,17 +20,23 @@ use std::time::Duration;
 #[derive(Debug)]
 pub(crate) enum Request {
     /// A job begins.
-    Open { handle: Arc<Handle>, spec: JobSpec, function: Payload },
+    Open { handle: Arc<Handle>, spec: JobSpec, function: Payload, recorder: Arc<Recorder> },
     /// A chunk was encoded.
-    Submit { job: JobId, chunk: ChunkId, first: u64, items: u32, payload: Payload },
+    Submit { job: JobId, chunk: ChunkId, first: u64, items: u32, payload: Payload, retained: bool },
     /// A chunk was encoded again.
     Restore { chunk: ChunkId, payload: Payload },
+    /// A value that the job's items (or, if it is 0, anybody's) refer to by its key.
+    Share { job: JobId, key: u64, keep: bool, value: Payload },
+    /// A value that was shared with everybody is not needed any more.
+    Unshare { key: u64 },
     /// The iterable has ended.
     Exhaust { job: JobId, items: u64 },
     /// Nothing more is wanted of a job.
     Cancel { job: JobId },
     /// A consumer took results.
     Consume { job: JobId, items: u64, bytes: u64 },
+    /// The results of an answer were moved to a disk, or could not be.
+    Moved { answered: Answered, shortage: Option<Shortage> },
     /// A worker's block is no longer needed here.
     Release { worker: WorkerId, span: Span },
     /// Another number of seats.
@@ -52,6 +59,17 @@ pub(crate) enum Request {
     Terminate,
 }
 
+/// What a worker has answered, on its way to whoever waits for it.
+#[derive(Debug)]
+pub(crate) struct Answered {
+    pub(crate) worker: WorkerId,
+    pub(crate) job: JobId,
+    pub(crate) chunk: ChunkId,
+    /// Whether the piece is done with it.
+    pub(crate) last: bool,
+    pub(crate) answer: Answer,
+}
+
 /// A worker as its pool sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Member {
@@ -72,22 +90,46 @@ pub struct Member {
 pub struct Counters {
     /// Processes born.
     pub births: u64,
+    /// Workers that ended without having been asked to leave, the pool's end apart.
+    pub deaths: u64,
+    /// Workers replaced because they had made their `maxtasksperchild` calls.
+    pub recycled_tasks: u64,
+    /// Workers replaced because they held more memory than they may, after a call.
+    pub recycled_memory: u64,
+    /// Workers stopped because they held far more memory than they may, during a call.
+    pub stopped_memory: u64,
+    /// Looks at the machine that made the pool admit less, since memory was short.
+    pub throttled: u64,
+    /// What it admits now, in per cent of what it would otherwise; 0 is one chunk at a time.
+    pub admitted_percent: u64,
     /// Messages to workers.
     pub messages_sent: u64,
     /// Messages from workers.
     pub messages_received: u64,
+    /// Items that were tried again after their worker died.
+    pub retried: u64,
     /// Chunks that were encoded.
     pub chunks: u64,
     /// Times that a function crossed to a worker.
     pub functions_sent: u64,
     /// Payload bytes copied into blocks on the way to workers; each byte counts once for each copy.
     pub bytes_copied_in: u64,
+    /// Payload bytes that workers were given as they lay, without a copy.
+    pub bytes_lent: u64,
     /// Payload bytes that travelled inside messages to workers.
     pub bytes_in_messages: u64,
     /// Result bytes that came in the workers' blocks.
     pub result_bytes: u64,
+    /// Those of them that were handed over as they lay in the worker, without a copy.
+    pub result_bytes_handed: u64,
     /// Bytes of the parent's arenas that were touched for the first time.
     pub fresh_bytes: u64,
+    /// Result bytes that were moved to a disk.
+    pub spilled_bytes: u64,
+    /// The most that payload in flight ever held of the memory that one task gets for itself, in whole pages.
+    pub payload_bytes_peak: u64,
+    /// The most bytes of workers' memory that results ever held here: waiting, on their way to a disk, or in use.
+    pub results_bytes_peak: u64,
 }
 
 /// How far a pool's life has come.
@@ -162,10 +204,15 @@ impl Mailbox {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether this process made the pool; a fork of it did not.
+    pub(crate) fn is_ours(&self) -> bool {
+        std::process::id() == self.creator
+    }
+
     /// Leaves a request and wakes the driver. In a fork of the process that made the pool there is no driver, and the
     /// queue may have been locked for ever by a thread that the fork left behind: there this does nothing.
     pub(crate) fn send(&self, request: Request) {
-        if std::process::id() != self.creator {
+        if !self.is_ours() {
             return;
         }
         let mut queue = self.lock();

@@ -7,14 +7,15 @@
 
 use crate::error::{Error, Result};
 use crate::event::Spent;
-use crate::id::{ChunkId, JobId, WorkerId};
+use crate::id::{ChunkId, JobId, Time, WorkerId};
 use crate::payload::{Outline, Part};
+use crate::telemetry::Shift;
 use forklift_shm::{SegmentId, Sharing, Span};
 use std::time::Duration;
 
 /// Raised whenever a message changes its form; both ends come from one build, so it only guards against a worker
 /// that imported another installation.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 
 /// From the parent to one worker.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,6 +28,8 @@ pub enum ToWorker {
         slots: u32,
         /// The line that this worker writes.
         line: u32,
+        /// Bytes of its own that it may have after a call; 0 is no limit.
+        memory_limit: u64,
         /// The pickled `(initializer, initargs)`.
         initializer: Option<Outline>,
     },
@@ -51,12 +54,30 @@ pub enum ToWorker {
         skip: u32,
         /// Items to do.
         items: u32,
+        /// Whether the piece may be given back, to be encoded in another way.
+        retained: bool,
         /// The function, if this worker has not had it yet.
         function: Option<Outline>,
         /// The chunk: a pickled list of items.
         payload: Outline,
     },
-    /// The job is over: drop its function.
+    /// A value that many tasks refer to by its key. It is kept until its job is over, or, if that is 0, until `Unshare`.
+    Share {
+        /// The job that it ends with, or 0.
+        job: JobId,
+        /// Its name in pickles.
+        key: u64,
+        /// Whether one object serves all tasks.
+        keep: bool,
+        /// The pickled value.
+        value: Outline,
+    },
+    /// Drop the value of this key.
+    Unshare {
+        /// Which.
+        key: u64,
+    },
+    /// The job is over: drop its function, and the values that were shared for it.
     Forget {
         /// Which.
         job: JobId,
@@ -77,6 +98,7 @@ pub enum ToWorker {
 
 /// From a worker to the parent.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "nearly all that come are of the largest")]
 pub enum ToParent {
     /// The initializer ran; work may come.
     Ready {
@@ -107,10 +129,29 @@ pub enum ToParent {
         last: bool,
         /// Where the time went.
         spent: Spent,
+        /// Where else, and how it was spread over the items: for reports.
+        shift: Shift,
+        /// How many bytes of the results were handed over as they lay, without a copy.
+        handed_bytes: u64,
         /// A pickled list of outcomes.
         results: Outline,
         /// Blocks of the parent that are no longer needed.
         released: Vec<Span>,
+    },
+    /// The items of a chunk cannot be rebuilt together: the piece comes back undone, and should be encoded one by one.
+    Unreadable {
+        /// Which chunk.
+        chunk: ChunkId,
+    },
+    /// It holds more memory of its own than it may, after a call. It begins on nothing more.
+    Outgrown {
+        /// How much.
+        own_bytes: u64,
+    },
+    /// One that has outgrown its limit gives a piece back, or the rest of it.
+    Surrendered {
+        /// Of which chunk.
+        chunk: ChunkId,
     },
     /// Blocks of the parent that are no longer needed.
     Release {
@@ -130,16 +171,28 @@ impl ToWorker {
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Writer::default();
         match self {
-            Self::Start { worker, slots, line, initializer } => {
+            Self::Start { worker, slots, line, memory_limit, initializer } => {
                 out.u8(b'S').u32(worker.slot).u32(worker.generation).u32(*slots).u32(*line);
-                out.option(initializer.as_ref());
+                out.u64(*memory_limit).option(initializer.as_ref());
             }
             Self::Segment { id, bytes, sharing } => {
                 out.u8(b'M').u32(id.0).u64(*bytes).u8(u8::from(*sharing == Sharing::Private));
             }
-            Self::Call { job, chunk, first, skip, items, function, payload } => {
-                out.u8(b'C').u64(job.0).u64(chunk.0).u64(*first).u32(*skip).u32(*items);
+            Self::Call { job, chunk, first, skip, items, retained, function, payload } => {
+                out.u8(b'C')
+                    .u64(job.0)
+                    .u64(chunk.0)
+                    .u64(*first)
+                    .u32(*skip)
+                    .u32(*items)
+                    .u8(u8::from(*retained));
                 out.option(function.as_ref()).outline(payload);
+            }
+            Self::Share { job, key, keep, value } => {
+                out.u8(b'V').u64(job.0).u64(*key).u8(u8::from(*keep)).outline(value);
+            }
+            Self::Unshare { key } => {
+                out.u8(b'U').u64(*key);
             }
             Self::Forget { job } => {
                 out.u8(b'F').u64(job.0);
@@ -168,6 +221,7 @@ impl ToWorker {
                 worker: WorkerId { slot: from.u32()?, generation: from.u32()? },
                 slots: from.u32()?,
                 line: from.u32()?,
+                memory_limit: from.u64()?,
                 initializer: from.option()?,
             },
             b'M' => Self::Segment {
@@ -181,9 +235,17 @@ impl ToWorker {
                 first: from.u64()?,
                 skip: from.u32()?,
                 items: from.u32()?,
+                retained: from.bool()?,
                 function: from.option()?,
                 payload: from.outline()?,
             },
+            b'V' => Self::Share {
+                job: JobId(from.u64()?),
+                key: from.u64()?,
+                keep: from.bool()?,
+                value: from.outline()?,
+            },
+            b'U' => Self::Unshare { key: from.u64()? },
             b'F' => Self::Forget { job: JobId(from.u64()?) },
             b'R' => Self::Release { spans: from.spans()? },
             b'Q' => Self::Stop,
@@ -209,10 +271,19 @@ impl ToParent {
             Self::Segment { id, bytes } => {
                 out.u8(b'm').u32(id.0).u64(*bytes);
             }
-            Self::Return { chunk, items, failed, last, spent, results, released } => {
+            Self::Return { chunk, items, failed, last, spent, shift, handed_bytes, results, released } => {
                 out.u8(b'r').u64(chunk.0).u32(*items).u32(*failed).u8(u8::from(*last));
-                out.duration(spent.decode).duration(spent.call).duration(spent.encode);
-                out.outline(results).spans(released);
+                out.duration(spent.decode).duration(spent.call).duration(spent.encode).shift(shift);
+                out.u64(*handed_bytes).outline(results).spans(released);
+            }
+            Self::Unreadable { chunk } => {
+                out.u8(b'u').u64(chunk.0);
+            }
+            Self::Outgrown { own_bytes } => {
+                out.u8(b'o').u64(*own_bytes);
+            }
+            Self::Surrendered { chunk } => {
+                out.u8(b's').u64(chunk.0);
             }
             Self::Release { spans } => {
                 out.u8(b'g').spans(spans);
@@ -242,9 +313,14 @@ impl ToParent {
                 failed: from.u32()?,
                 last: from.bool()?,
                 spent: Spent { decode: from.duration()?, call: from.duration()?, encode: from.duration()? },
+                shift: from.shift()?,
+                handed_bytes: from.u64()?,
                 results: from.outline()?,
                 released: from.spans()?,
             },
+            b'u' => Self::Unreadable { chunk: ChunkId(from.u64()?) },
+            b'o' => Self::Outgrown { own_bytes: from.u64()? },
+            b's' => Self::Surrendered { chunk: ChunkId(from.u64()?) },
             b'g' => Self::Release { spans: from.spans()? },
             b'l' => Self::Long { span: from.span()? },
             _ => return Err(Error::Malformed("unknown kind of message to the parent")),
@@ -291,6 +367,21 @@ impl Writer {
         for span in spans {
             self.span(*span);
         }
+        self
+    }
+
+    fn shift(&mut self, shift: &Shift) -> &mut Self {
+        let Shift { begun, waited, packing, sending, cpu, helpers, longest, samples, imported } = shift;
+        self.u64(begun.0);
+        for duration in [waited, packing, sending, cpu, helpers, &longest.1] {
+            self.duration(*duration);
+        }
+        self.u32(longest.0).length(samples.len());
+        for (nanos, count) in samples {
+            self.u64(*nanos).u32(*count);
+        }
+        self.length(imported.len());
+        self.0.extend(imported.as_bytes());
         self
     }
 
@@ -383,6 +474,21 @@ impl<'a> Reader<'a> {
         self.list(20, Self::span)
     }
 
+    fn shift(&mut self) -> Result<Shift> {
+        let begun = Time(self.u64()?);
+        let mut durations = [Duration::ZERO; 6];
+        for duration in &mut durations {
+            *duration = self.duration()?;
+        }
+        let [waited, packing, sending, cpu, helpers, longest] = durations;
+        let longest = (self.u32()?, longest);
+        let samples = self.list(12, |from| Ok((from.u64()?, from.u32()?)))?;
+        let length = self.u32()? as usize;
+        let imported = String::from_utf8(self.take(length)?.to_vec());
+        let imported = imported.map_err(|_| Error::Malformed("names that are no text"))?;
+        Ok(Shift { begun, waited, packing, sending, cpu, helpers, longest, samples, imported })
+    }
+
     fn part(&mut self) -> Result<Part> {
         if self.bool()? {
             return Ok(Part::Span(self.span()?));
@@ -409,116 +515,4 @@ impl<'a> Reader<'a> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn span() -> impl Strategy<Value = Span> {
-        (any::<u32>(), any::<u64>(), any::<u64>()).prop_map(|(segment, offset, bytes)| Span {
-            segment: SegmentId(segment),
-            offset,
-            bytes,
-        })
-    }
-
-    fn part() -> impl Strategy<Value = Part> {
-        prop_oneof![
-            prop::collection::vec(any::<u8>(), 0..40).prop_map(Part::Inline),
-            span().prop_map(Part::Span)
-        ]
-    }
-
-    fn outline() -> impl Strategy<Value = Outline> {
-        (part(), prop::collection::vec(part(), 0..5))
-            .prop_map(|(stream, buffers)| Outline { stream, buffers })
-    }
-
-    fn to_worker() -> impl Strategy<Value = ToWorker> {
-        prop_oneof![
-            (any::<[u32; 4]>(), prop::option::of(outline())).prop_map(
-                |([slot, generation, slots, line], initializer)| ToWorker::Start {
-                    worker: WorkerId { slot, generation },
-                    slots,
-                    line,
-                    initializer
-                }
-            ),
-            (any::<u32>(), any::<u64>(), any::<bool>()).prop_map(|(id, bytes, private)| ToWorker::Segment {
-                id: SegmentId(id),
-                bytes,
-                sharing: if private { Sharing::Private } else { Sharing::Shared }
-            }),
-            (any::<[u64; 3]>(), any::<[u32; 2]>(), prop::option::of(outline()), outline()).prop_map(
-                |([job, chunk, first], [skip, items], function, payload)| ToWorker::Call {
-                    job: JobId(job),
-                    chunk: ChunkId(chunk),
-                    first,
-                    skip,
-                    items,
-                    function,
-                    payload
-                }
-            ),
-            any::<u64>().prop_map(|job| ToWorker::Forget { job: JobId(job) }),
-            prop::collection::vec(span(), 0..9).prop_map(|spans| ToWorker::Release { spans }),
-            Just(ToWorker::Stop),
-            span().prop_map(|span| ToWorker::Long { span }),
-        ]
-    }
-
-    fn to_parent() -> impl Strategy<Value = ToParent> {
-        let spent = any::<[u64; 3]>().prop_map(|[a, b, c]| Spent {
-            decode: Duration::from_nanos(a),
-            call: Duration::from_nanos(b),
-            encode: Duration::from_nanos(c),
-        });
-        prop_oneof![
-            any::<u16>().prop_map(|version| ToParent::Ready { version }),
-            outline().prop_map(|failure| ToParent::Refused { failure }),
-            (any::<u32>(), any::<u64>())
-                .prop_map(|(id, bytes)| ToParent::Segment { id: SegmentId(id), bytes }),
-            (
-                any::<u64>(),
-                any::<[u32; 2]>(),
-                any::<bool>(),
-                spent,
-                outline(),
-                prop::collection::vec(span(), 0..5)
-            )
-                .prop_map(|(chunk, [items, failed], last, spent, results, released)| {
-                    ToParent::Return { chunk: ChunkId(chunk), items, failed, last, spent, results, released }
-                }),
-            prop::collection::vec(span(), 0..9).prop_map(|spans| ToParent::Release { spans }),
-            span().prop_map(|span| ToParent::Long { span }),
-        ]
-    }
-
-    proptest! {
-        #[test]
-        fn messages_survive_the_way_to_a_worker(message in to_worker()) {
-            prop_assert_eq!(ToWorker::decode(&message.encode()).expect("own message"), message);
-        }
-
-        #[test]
-        fn messages_survive_the_way_to_the_parent(message in to_parent()) {
-            prop_assert_eq!(ToParent::decode(&message.encode()).expect("own message"), message);
-        }
-
-        #[test]
-        fn garbage_is_refused_or_means_itself(packet in prop::collection::vec(any::<u8>(), 0..200)) {
-            if let Ok(message) = ToWorker::decode(&packet) {
-                prop_assert_eq!(message.encode(), packet.clone());
-            }
-            if let Ok(message) = ToParent::decode(&packet) {
-                prop_assert_eq!(message.encode(), packet);
-            }
-        }
-
-        #[test]
-        fn a_cut_message_is_refused(message in to_parent(), keep in 0.0..1.0f64) {
-            let packet = message.encode();
-            let cut = (packet.len() as f64 * keep) as usize;
-            prop_assert!(ToParent::decode(&packet[..cut]).is_err());
-        }
-    }
-}
+mod tests;

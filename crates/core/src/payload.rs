@@ -13,19 +13,121 @@
 //! Nothing here knows pickle: a stream is bytes, a buffer is bytes.
 
 use crate::error::{Error, Result};
-use forklift_shm::{Arena, Block, Release, Segment, SegmentId, Span, View};
+use forklift_shm::{Arena, Block, Draft, Release, Segment, SegmentId, Sharing, Span, View};
 use std::collections::HashMap;
+use std::fmt;
+use std::num::NonZero;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-/// A payload of up to this many bytes in all travels inside its message: below it a copy through the socket costs
+/// A payload of up to this many bytes in all travels inside its message, and so does a stream by itself: below it a copy through the socket costs
 /// less than a block's bookkeeping and release.
 pub const INLINE_BYTES_MAX: usize = 16 << 10;
+
+/// Segments of a parent's arena for what many tasks get are numbered from here, those of its arena for what one task
+/// gets from 0.
+pub const BROADCAST_SEGMENTS: u32 = 1 << 31;
+
+/// Segments that a parent lends on or lends from elsewhere (a worker's, or those of its own arrays) are numbered from
+/// here, by their serial numbers.
+const FOREIGN_SEGMENTS: u32 = 3 << 30;
+
+/// The same segments under a second name, where receivers are to write into them: see [`Loan::writable`]. Below
+/// [`BROADCAST_SEGMENTS`], so that they are mapped shared.
+const WRITABLE_SEGMENTS: u32 = 1 << 30;
+
+/// A buffer of at least this size is copied by several threads, if there are cores for them. Below it, starting
+/// threads takes a noticeable part of the time of copying.
+const PARALLEL_BYTES_MIN: usize = 64 << 20;
+
+/// Memory does not get faster by more.
+const COPIERS_MAX: usize = 4;
+
+/// How a receiver maps a segment that was announced to it under this name: what one task gets is its own; what
+/// several may see is copied when it is written to.
+#[must_use]
+pub fn sharing_of(id: SegmentId) -> Sharing {
+    if id.0 >= BROADCAST_SEGMENTS { Sharing::Private } else { Sharing::Shared }
+}
+
+/// Bytes of a segment, kept where they are for as long as this lives.
+#[derive(Clone)]
+pub struct Loan {
+    segment: Arc<Segment>,
+    /// As the receiver is told.
+    span: Span,
+    _keeper: Arc<dyn Send + Sync>,
+}
+
+impl Loan {
+    /// All of a block of an arena of ours, under the arena's own name for it.
+    #[must_use]
+    pub fn of_block(block: Arc<Block>) -> Self {
+        Self { segment: Arc::clone(block.segment()), span: block.span(), _keeper: block }
+    }
+
+    /// A part of a block, which goes to the receiver for good: `offset` bytes from the block's start.
+    #[must_use]
+    pub fn within_block(block: Arc<Block>, offset: u64, bytes: u64) -> Self {
+        let Span { segment, offset: start, .. } = block.span();
+        let span = Span { segment, offset: start + offset, bytes };
+        Self { segment: Arc::clone(block.segment()), span, _keeper: block }
+    }
+
+    /// Bytes that lie in some segment for as long as `keeper` lives, and that others may see as well: the receiver
+    /// gets them copy-on-write.
+    #[must_use]
+    pub fn foreign(segment: Arc<Segment>, offset: u64, bytes: u64, keeper: Arc<dyn Send + Sync>) -> Self {
+        let id = SegmentId(FOREIGN_SEGMENTS | (segment.serial() & !FOREIGN_SEGMENTS));
+        Self { segment, span: Span { segment: id, offset, bytes }, _keeper: keeper }
+    }
+
+    /// The same foreign bytes for a receiver that is to change them where they lie. The receiver maps the segment once
+    /// more, shared: what it writes is seen by everybody who maps the segment.
+    ///
+    /// The caller sees to it that no byte is lent so to two receivers at a time, and that nobody else writes to what is
+    /// lent so: each byte has one writer. A receiver that dies leaves these bytes half written, and no others.
+    #[must_use]
+    pub fn writable(mut self) -> Self {
+        let number = self.span.segment.0 & !FOREIGN_SEGMENTS;
+        self.span.segment = SegmentId(WRITABLE_SEGMENTS | number);
+        self
+    }
+
+    /// What the receiver is told.
+    #[must_use]
+    pub fn span(&self) -> Span {
+        self.span
+    }
+
+    /// The segment to show to the receiver.
+    #[must_use]
+    pub fn segment(&self) -> &Arc<Segment> {
+        &self.segment
+    }
+}
+
+impl fmt::Debug for Loan {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_tuple("Loan").field(&self.span).finish()
+    }
+}
+
+/// A buffer that is to become part of a payload.
+#[derive(Debug)]
+pub enum Source<'a> {
+    /// To be copied.
+    Copy(&'a [u8]),
+    /// To be lent as it lies.
+    Lend(Loan),
+}
 
 /// Some bytes of a value at their sender.
 #[derive(Debug, Clone)]
 enum Piece {
     Inline(Arc<[u8]>),
-    Block(Arc<Block>),
+    Copied(Loan),
+    Lent(Loan),
 }
 
 /// A value in the memory of the process that encoded it. Cheap to clone: clones share the blocks, which go back to
@@ -35,6 +137,7 @@ pub struct Payload {
     stream: Piece,
     buffers: Vec<Piece>,
     bytes: u64,
+    packing: Duration,
 }
 
 /// Where the bytes of a value are, in words that fit a message.
@@ -62,6 +165,33 @@ pub enum Bytes {
     Inline(Box<[u8]>),
     /// They lie in the sender's block, lent until this is dropped.
     View(View),
+    /// They were moved to memory of this process's own.
+    Moved(Moved),
+}
+
+/// Bytes in a draft that is never sent: whoever holds it reads and writes it.
+#[derive(Debug)]
+pub struct Moved {
+    /// None only while being dropped.
+    draft: Option<Draft>,
+    creator: u32,
+}
+
+impl Moved {
+    /// Takes over a draft.
+    #[must_use]
+    pub fn new(draft: Draft) -> Self {
+        Self { draft: Some(draft), creator: std::process::id() }
+    }
+}
+
+impl Drop for Moved {
+    fn drop(&mut self) {
+        // A fork of this process has a copy of the draft, which is not its to give back: the pages are the parent's.
+        if self.creator != std::process::id() {
+            std::mem::forget(self.draft.take());
+        }
+    }
 }
 
 /// A value at its receiver.
@@ -74,15 +204,21 @@ pub struct Parcel {
 }
 
 impl Payload {
-    /// Gathers a value into blocks of `arena`: each byte is copied once.
+    /// Gathers a value: what is to be copied goes into blocks of `arena`, each byte once; what is lent stays where it
+    /// is.
     ///
     /// # Errors
     /// When the arena cannot grow.
-    pub fn pack(arena: &Arena, stream: &[&[u8]], buffers: &[&[u8]]) -> Result<Self> {
+    pub fn pack(arena: &Arena, stream: &[&[u8]], buffers: &[Source<'_>]) -> Result<Self> {
+        let begun = Instant::now();
         let stream_bytes: usize = stream.iter().map(|piece| piece.len()).sum();
-        let bytes = stream_bytes + buffers.iter().map(|buffer| buffer.len()).sum::<usize>();
+        let copied = |buffer: &Source<'_>| match buffer {
+            Source::Copy(bytes) => bytes.len(),
+            Source::Lend(_) => 0,
+        };
+        let bytes = stream_bytes + buffers.iter().map(copied).sum::<usize>();
         let inline = bytes <= INLINE_BYTES_MAX;
-        let place = |pieces: &[&[u8]], length: usize| -> Result<Piece> {
+        let place = |pieces: &[&[u8]], length: usize, inline: bool| -> Result<Piece> {
             if inline || length == 0 {
                 return Ok(Piece::Inline(pieces.concat().into()));
             }
@@ -90,29 +226,57 @@ impl Payload {
             let mut rest = &mut draft[..];
             for piece in pieces {
                 let (here, after) = rest.split_at_mut(piece.len());
-                here.copy_from_slice(piece);
+                copy(here, piece, copiers(piece.len()));
                 rest = after;
             }
-            Ok(Piece::Block(Arc::new(draft.seal())))
+            Ok(Piece::Copied(Loan::of_block(Arc::new(draft.seal()))))
         };
-        Ok(Self {
-            stream: place(stream, stream_bytes)?,
-            buffers: buffers.iter().map(|buffer| place(&[buffer], buffer.len())).collect::<Result<_>>()?,
-            bytes: bytes as u64,
-        })
+        let buffers = buffers.iter().map(|buffer| match buffer {
+            Source::Copy(bytes) => place(&[bytes], bytes.len(), inline),
+            Source::Lend(loan) => Ok(Piece::Lent(loan.clone())),
+        });
+        let buffers = buffers.collect::<Result<_>>()?;
+        // The stream of an array or frame is short.
+        let stream = place(stream, stream_bytes, stream_bytes <= INLINE_BYTES_MAX)?;
+        Ok(Self { stream, buffers, bytes: bytes as u64, packing: begun.elapsed() })
     }
 
-    /// The weight of the value.
+    /// The weight of the value: bytes that were copied into blocks or travel in messages. What is lent weighs nothing,
+    /// since it takes no memory that would not be taken otherwise.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
 
+    /// How long it took to gather it.
+    #[must_use]
+    pub fn packing(&self) -> Duration {
+        self.packing
+    }
+
+    /// How many bytes of the value are lent as they lie.
+    #[must_use]
+    pub fn lent_bytes(&self) -> u64 {
+        let lent = |piece: &Piece| if let Piece::Lent(loan) = piece { loan.span.bytes } else { 0 };
+        self.buffers.iter().map(lent).sum()
+    }
+
+    /// How many bytes of the value were copied into blocks.
+    #[must_use]
+    pub fn copied_bytes(&self) -> u64 {
+        let copied = |piece: &Piece| if let Piece::Copied(loan) = piece { loan.span.bytes } else { 0 };
+        std::iter::once(&self.stream).chain(&self.buffers).map(copied).sum()
+    }
+
     /// Whether a receiver could change what a second receiver would see: true if objects are built upon the bytes
-    /// of this payload (out-of-band buffers), rather than out of them.
+    /// of this payload (out-of-band buffers), rather than out of them, and the receiver does not see them
+    /// copy-on-write.
     #[must_use]
     pub fn mutable(&self) -> bool {
-        self.buffers.iter().any(|piece| matches!(piece, Piece::Block(_)))
+        self.buffers
+            .iter()
+            .filter_map(Piece::loan)
+            .any(|loan| sharing_of(loan.span.segment) == Sharing::Shared)
     }
 
     /// The value as a message carries it.
@@ -120,48 +284,82 @@ impl Payload {
     pub fn outline(&self) -> Outline {
         let part = |piece: &Piece| match piece {
             Piece::Inline(bytes) => Part::Inline(bytes.to_vec()),
-            Piece::Block(block) => Part::Span(block.span()),
+            Piece::Copied(loan) | Piece::Lent(loan) => Part::Span(loan.span),
         };
         Outline { stream: part(&self.stream), buffers: self.buffers.iter().map(part).collect() }
     }
 
-    /// The blocks that a receiver of this payload will hold.
-    pub fn blocks(&self) -> impl Iterator<Item = &Arc<Block>> {
-        std::iter::once(&self.stream).chain(&self.buffers).filter_map(|piece| match piece {
-            Piece::Block(block) => Some(block),
-            Piece::Inline(_) => None,
-        })
+    /// What a receiver of this payload will hold of ours.
+    pub fn loans(&self) -> impl Iterator<Item = &Loan> {
+        std::iter::once(&self.stream).chain(&self.buffers).filter_map(Piece::loan)
     }
 }
 
-/// The blocks that one peer holds of ours, each kept alive until the peer gives it back or dies.
+impl Piece {
+    fn loan(&self) -> Option<&Loan> {
+        match self {
+            Piece::Inline(_) => None,
+            Piece::Copied(loan) | Piece::Lent(loan) => Some(loan),
+        }
+    }
+}
+
+/// How many threads should copy so many bytes: half of the cores, since the other half has work.
+fn copiers(bytes: usize) -> usize {
+    if bytes < PARALLEL_BYTES_MIN {
+        return 1;
+    }
+    let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+    (cores / 2).clamp(1, COPIERS_MAX)
+}
+
+/// Copies with so many threads, this one included.
+fn copy(to: &mut [u8], from: &[u8], threads: usize) {
+    let share = from.len().div_ceil(threads).max(1);
+    if share >= from.len() {
+        to.copy_from_slice(from);
+        return;
+    }
+    std::thread::scope(|scope| {
+        let mut parts = to.chunks_mut(share).zip(from.chunks(share));
+        let own = parts.next();
+        for (to, from) in parts {
+            scope.spawn(move || to.copy_from_slice(from));
+        }
+        if let Some((to, from)) = own {
+            to.copy_from_slice(from);
+        }
+    });
+}
+
+/// What one peer holds of ours, kept until the peer gives it back or dies.
 #[derive(Debug, Default)]
 pub struct Loans {
-    blocks: HashMap<(SegmentId, u64), (Arc<Block>, u32)>,
+    loans: HashMap<(SegmentId, u64), (Loan, u32)>,
     bytes: u64,
 }
 
 impl Loans {
-    /// Notes that the peer is about to be told of these blocks.
+    /// Notes that the peer is about to be told of these bytes.
     pub fn lend(&mut self, payload: &Payload) {
-        for block in payload.blocks() {
-            let span = block.span();
-            let entry = self.blocks.entry((span.segment, span.offset)).or_insert_with(|| {
+        for loan in payload.loans() {
+            let span = loan.span;
+            let entry = self.loans.entry((span.segment, span.offset)).or_insert_with(|| {
                 self.bytes += span.bytes;
-                (Arc::clone(block), 0)
+                (loan.clone(), 0)
             });
             entry.1 += 1;
         }
     }
 
-    /// The peer gave a block back. A span that it never held is garbage and is ignored.
+    /// The peer gave something back. A span that it never held is garbage and is ignored.
     pub fn give_back(&mut self, span: Span) {
         let key = (span.segment, span.offset);
-        if let Some(entry) = self.blocks.get_mut(&key) {
+        if let Some(entry) = self.loans.get_mut(&key) {
             entry.1 -= 1;
             if entry.1 == 0 {
-                self.bytes -= entry.0.span().bytes;
-                self.blocks.remove(&key);
+                self.bytes -= entry.0.span.bytes;
+                self.loans.remove(&key);
             }
         }
     }
@@ -172,16 +370,16 @@ impl Loans {
         self.bytes
     }
 
-    /// Blocks that the peer holds.
+    /// Runs of bytes that the peer holds.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.blocks.len()
+        self.loans.len()
     }
 
     /// Whether the peer holds nothing.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.blocks.is_empty()
+        self.loans.is_empty()
     }
 }
 
@@ -202,19 +400,25 @@ impl Atlas {
     /// # Errors
     /// [`Error::Malformed`] for a segment that was never announced, or a span outside of it.
     pub fn view(&self, span: Span, owner: &Arc<dyn Release>) -> Result<View> {
-        let segment =
-            self.segments.get(&span.segment).ok_or(Error::Malformed("span in an unknown segment"))?;
-        Ok(View::new(segment, span, Arc::clone(owner))?)
+        Ok(View::new(self.segment(span.segment)?, span, Arc::clone(owner))?)
+    }
+
+    /// The segment that the peer announced under this name.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`] for one that was never announced.
+    pub fn segment(&self, id: SegmentId) -> Result<&Arc<Segment>> {
+        self.segments.get(&id).ok_or(Error::Malformed("span in an unknown segment"))
     }
 
     /// Opens a value that a message outlined; `owner` says whom to tell of the end of a view.
     ///
     /// # Errors
     /// As [`Atlas::view`].
-    pub fn open(&self, outline: Outline, owner: &dyn Fn(SegmentId) -> Arc<dyn Release>) -> Result<Parcel> {
+    pub fn open(&self, outline: Outline, owner: &dyn Fn(Span) -> Arc<dyn Release>) -> Result<Parcel> {
         let open = |part: Part| match part {
             Part::Inline(bytes) => Ok(Bytes::Inline(bytes.into())),
-            Part::Span(span) => self.view(span, &owner(span.segment)).map(Bytes::View),
+            Part::Span(span) => self.view(span, &owner(span)).map(Bytes::View),
         };
         Ok(Parcel {
             stream: open(outline.stream)?,
@@ -241,6 +445,7 @@ impl Bytes {
         match self {
             Bytes::Inline(bytes) => bytes,
             Bytes::View(view) => view.as_slice(),
+            Bytes::Moved(moved) => moved.draft.as_deref().unwrap_or_default(),
         }
     }
 
@@ -250,11 +455,26 @@ impl Bytes {
         match self {
             Bytes::Inline(bytes) => bytes.as_mut_ptr(),
             Bytes::View(view) => view.as_ptr(),
+            Bytes::Moved(moved) => moved.draft.as_mut().map_or(std::ptr::null_mut(), Draft::as_mut_ptr),
         }
     }
 }
 
 impl Parcel {
+    /// How many bytes of it lie in its sender's memory.
+    #[must_use]
+    pub fn lent_bytes(&self) -> u64 {
+        let lent = |bytes: &Bytes| if let Bytes::View(view) = bytes { view.span().bytes } else { 0 };
+        std::iter::once(&self.stream).chain(&self.buffers).map(lent).sum()
+    }
+
+    /// How many of its bytes came inside the message.
+    #[must_use]
+    pub fn message_bytes(&self) -> u64 {
+        let inline = |bytes: &Bytes| if let Bytes::Inline(bytes) = bytes { bytes.len() as u64 } else { 0 };
+        std::iter::once(&self.stream).chain(&self.buffers).map(inline).sum()
+    }
+
     /// The weight of the value.
     #[must_use]
     pub fn bytes(&self) -> u64 {
@@ -283,9 +503,40 @@ mod tests {
         atlas.open(payload.outline(), &|_| Arc::new(Nobody)).unwrap()
     }
 
+    fn sources<'a>(buffers: &[&'a [u8]]) -> Vec<Source<'a>> {
+        buffers.iter().map(|buffer| Source::Copy(buffer)).collect()
+    }
+
+    #[test]
+    fn what_is_lent_is_neither_copied_nor_weighed() {
+        let (home, arena) = (Arena::new(ArenaLimits::default()), Arena::new(ArenaLimits::default()));
+        let mut draft = home.allocate(50_000).unwrap();
+        draft.fill(7);
+        let block = Arc::new(draft.seal());
+        let loan = Loan::foreign(Arc::clone(block.segment()), block.span().offset + 10, 30_000, block);
+        let payload = Payload::pack(&arena, &[b"abc"], &[Source::Lend(loan)]).unwrap();
+        assert_eq!((payload.bytes(), payload.lent_bytes(), payload.copied_bytes()), (3, 30_000, 0));
+        assert!(!payload.mutable(), "a receiver sees it copy-on-write");
+        let written = payload.loans().next().unwrap().clone().writable().span();
+        assert_eq!(sharing_of(written.segment), Sharing::Shared, "one that is to write to it does not");
+        assert_eq!((arena.usage().allocations, home.usage().live_blocks), (0, 1));
+        drop(payload);
+        assert_eq!(home.usage().live_blocks, 0);
+    }
+
+    #[test]
+    fn several_threads_copy_the_same_as_one() {
+        for (length, threads) in [(0, 3), (1, 3), (10_000, 3), (10_001, 4), (4, 9)] {
+            let from: Vec<u8> = (0..length).map(|index| (index % 251) as u8).collect();
+            let mut to = vec![0; length];
+            copy(&mut to, &from, threads);
+            assert!(to == from, "{length} bytes by {threads} threads");
+        }
+    }
+
     fn check(stream: &[&[u8]], buffers: &[&[u8]], live_blocks: u64) {
         let arena = Arena::new(ArenaLimits::default());
-        let payload = Payload::pack(&arena, stream, buffers).unwrap();
+        let payload = Payload::pack(&arena, stream, &sources(buffers)).unwrap();
         assert_eq!(arena.usage().live_blocks, live_blocks);
         let parcel = receive(&arena, &payload);
         assert_eq!(parcel.stream.as_slice(), stream.concat());
@@ -309,12 +560,12 @@ mod tests {
     #[test]
     fn a_block_comes_back_with_its_last_borrower() {
         let arena = Arena::new(ArenaLimits::default());
-        let payload = Payload::pack(&arena, &[&[1; 20_000]], &[&[2; 20_000]]).unwrap();
+        let payload = Payload::pack(&arena, &[&[1; 20_000]], &sources(&[&[2; 20_000]])).unwrap();
         let (mut one, mut two) = (Loans::default(), Loans::default());
         one.lend(&payload);
         one.lend(&payload);
         two.lend(&payload);
-        let spans: Vec<Span> = payload.blocks().map(|block| block.span()).collect();
+        let spans: Vec<Span> = payload.loans().map(Loan::span).collect();
         drop(payload);
         assert_eq!((one.len(), one.bytes()), (2, 40_000));
         for span in &spans {

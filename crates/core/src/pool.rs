@@ -1,24 +1,22 @@
 //! The façade: what a binding holds of a pool. Any thread may call anything; the work is the driver's.
 
-use crate::config::{SchedulerConfig, SupervisorConfig};
+use crate::config::{SchedulerConfig, SpillConfig, SupervisorConfig};
 use crate::crew::Arenas;
 use crate::driver::{Charter, Driver};
 use crate::error::{Error, Result};
 use crate::event::JobSpec;
 use crate::handle::{Fault, Handle};
 use crate::id::{ChunkId, JobId, WorkerId};
+use crate::machine::Machine;
 use crate::mailbox::{Counters, Mailbox, Member, Request, Status};
-use crate::payload::Payload;
+use crate::payload::{BROADCAST_SEGMENTS, Payload};
 use crate::process::Origin;
+use crate::telemetry::{Census, Recorder, switched_on};
 use forklift_shm::{Arena, ArenaLimits};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Barrier};
 use std::time::Duration;
-
-/// Segments of the broadcast arena are numbered from here, those of the inbound arena from 0, so that a worker can
-/// tell them apart.
-const BROADCAST_SEGMENTS: u32 = 1 << 31;
 
 /// How long the driver may take to answer a question about itself. It never waits for anything, so this is only
 /// reached if it is gone.
@@ -30,6 +28,12 @@ pub struct Plan {
     pub scheduler: SchedulerConfig,
     /// How to staff.
     pub supervisor: SupervisorConfig,
+    /// Bytes of its own that a worker may have after a call.
+    pub worker_memory_limit: Option<u64>,
+    /// Where it is told how much memory there is.
+    pub machine: Machine,
+    /// What results may hold of memory.
+    pub spill: SpillConfig,
     /// Where workers come from.
     pub origin: Origin,
 }
@@ -39,6 +43,8 @@ pub struct Pool {
     mailbox: Arc<Mailbox>,
     arenas: Arenas,
     status: Arc<Status>,
+    census: Arc<Census>,
+    recording: bool,
     jobs: AtomicU64,
     chunks: AtomicU64,
     creator: u32,
@@ -56,24 +62,39 @@ impl Pool {
         let (mailbox, bell) = Mailbox::new()?;
         let mailbox = Arc::new(mailbox);
         let status = Arc::new(Status::default());
+        let recording = switched_on();
+        let census = Arc::new(Census::new(recording));
         let driver = Driver::new(Charter {
             scheduler: plan.scheduler,
             supervisor: plan.supervisor,
+            worker_memory_limit: plan.worker_memory_limit,
+            machine: plan.machine,
+            spill: plan.spill,
             origin: plan.origin,
             initializer: initializer(&arenas.broadcast)?,
             arenas: arenas.clone(),
             mailbox: Arc::clone(&mailbox),
             bell,
             status: Arc::clone(&status),
+            census: Arc::clone(&census),
         })?;
+        let begun = Arc::new(Barrier::new(2));
+        let begins = Arc::clone(&begun);
         std::thread::Builder::new()
             .name("forklift-driver".into())
-            .spawn(move || driver.run())
+            .spawn(move || {
+                begins.wait();
+                driver.run();
+            })
             .map_err(|source| Error::Launch { program: "the driver thread".into(), source })?;
+        // A thread takes its name when it begins: until then it would look like one that makes forks unsafe.
+        begun.wait();
         Ok(Self {
             mailbox,
             arenas,
             status,
+            census,
+            recording,
             jobs: AtomicU64::new(1),
             chunks: AtomicU64::new(1),
             creator: std::process::id(),
@@ -98,12 +119,24 @@ impl Pool {
         &self.arenas.broadcast
     }
 
+    /// The record of a call that begins now. One job or several may be [opened](Pool::open) on it.
+    #[must_use]
+    pub fn record(&self) -> Arc<Recorder> {
+        Recorder::new(Arc::clone(&self.census), self.recording)
+    }
+
     /// Begins a job. On a pool that is over the handle is finished at once, with the fault.
     #[must_use]
-    pub fn open(&self, function: Payload, spec: JobSpec, announce: Option<Sender<JobId>>) -> Arc<Handle> {
+    pub fn open(
+        &self,
+        function: Payload,
+        spec: JobSpec,
+        announce: Option<Sender<JobId>>,
+        recorder: Arc<Recorder>,
+    ) -> Arc<Handle> {
         let id = JobId(self.jobs.fetch_add(1, Ordering::Relaxed));
         let handle = Arc::new(Handle::new(id, announce));
-        self.mailbox.send(Request::Open { handle: Arc::clone(&handle), spec, function });
+        self.mailbox.send(Request::Open { handle: Arc::clone(&handle), spec, function, recorder });
         if self.is_over() {
             // The driver may have gone before it saw the request; a second end is ignored.
             handle.finish(Some(self.fault().unwrap_or(Fault::Terminated)));
@@ -111,16 +144,29 @@ impl Pool {
         handle
     }
 
-    /// Submits one granted chunk.
-    pub fn submit(&self, job: JobId, first: u64, items: u32, payload: Payload) -> ChunkId {
+    /// Submits one granted chunk. `retained`: its items are kept, and can be encoded again one by one when a
+    /// [`crate::handle::Turn::Restore`] asks for it.
+    pub fn submit(&self, job: JobId, first: u64, items: u32, payload: Payload, retained: bool) -> ChunkId {
         let chunk = ChunkId(self.chunks.fetch_add(1, Ordering::Relaxed));
-        self.mailbox.send(Request::Submit { job, chunk, first, items, payload });
+        self.mailbox.send(Request::Submit { job, chunk, first, items, payload, retained });
         chunk
     }
 
     /// Submits a chunk anew that a [`crate::handle::Turn::Restore`] asked for.
     pub fn restore(&self, chunk: ChunkId, payload: Payload) {
         self.mailbox.send(Request::Restore { chunk, payload });
+    }
+
+    /// A value that items of the job refer to by its key; it crosses once to each worker that may need it. `keep`: one
+    /// object serves all tasks of a worker, else each gets its own. Without a job: for all jobs, until
+    /// [`Pool::unshare`].
+    pub fn share(&self, job: Option<JobId>, key: u64, keep: bool, value: Payload) {
+        self.mailbox.send(Request::Share { job: job.unwrap_or(JobId(0)), key, keep, value });
+    }
+
+    /// A value that was shared with all jobs is not needed any more.
+    pub fn unshare(&self, key: u64) {
+        self.mailbox.send(Request::Unshare { key });
     }
 
     /// The job has so many items in all.

@@ -10,7 +10,7 @@ use crate::error::{Error, Result, system};
 use crate::id::WorkerId;
 use rustix::event::{PollFd, PollFlags};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use rustix::fs::{MemfdFlags, SealFlags};
+use rustix::fs::MemfdFlags;
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
 use std::collections::BTreeSet;
@@ -342,19 +342,17 @@ fn start(recipe: &Recipe, stdin: OwnedFd) -> Result<Child> {
         .map_err(|source| Error::Launch { program: program.clone(), source })
 }
 
-/// Sends the preparation as a sealed memory file, whose size has no limit, with the child's own life if it has one.
+/// Sends the preparation as a memory file, whose size has no limit, with the child's own life if it has one. Unlike a
+/// segment it needs no seal: the reader reads it, it does not map it.
 fn prepare(socket: &mut ParentEnd, recipe: &Recipe, tag: &[u8], life: Option<OwnedFd>) -> Result<()> {
-    let file =
-        rustix::fs::memfd_create("forklift-preparation", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)
-            .map_err(system("make a memory file"))?;
+    let file = rustix::fs::memfd_create("forklift-preparation", MemfdFlags::CLOEXEC)
+        .map_err(system("make a memory file"))?;
     let mut rest = recipe.preparation.as_slice();
     while !rest.is_empty() {
         let count = rustix::io::write(&file, rest).map_err(system("write to a memory file"))?;
         rest = &rest[count..];
     }
     rustix::fs::seek(&file, rustix::fs::SeekFrom::Start(0)).map_err(system("rewind a memory file"))?;
-    // Sealing is a courtesy here: the reader reads, it does not map.
-    let _ = rustix::fs::fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL);
     let mut packet = tag.to_vec();
     packet.extend((recipe.preparation.len() as u64).to_le_bytes());
     let descriptors = std::iter::once(file).chain(life).map(Arc::new).collect();

@@ -4,16 +4,17 @@
 //! long for a packet, the line of the scoreboard. The binding asks for the next [`Order`], and answers.
 
 use crate::channel::{PACKET_BYTES_MAX, Packet, WorkerEnd};
+use crate::commons::{Holdings, Shared};
 use crate::error::{Error, Result};
 use crate::event::Spent;
+use crate::footprint::Footprint;
 use crate::id::{ChunkId, JobId, Time, WorkerId};
 use crate::message::{ToParent, ToWorker, VERSION};
-use crate::payload::{Atlas, Loans, Parcel, Payload};
-use forklift_shm::{Arena, ArenaLimits, Mark, Phase, Release, Scoreboard, Segment, SegmentId, Sharing, Span};
+use crate::payload::{Loans, Parcel, Payload};
+use crate::telemetry::{Shift, clock};
+use forklift_shm::{Arena, ArenaLimits, Ledger, Mark, Phase, Scoreboard, Segment, SegmentId};
 use rustix::fd::OwnedFd;
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// While the parent's blocks are in use here, an idle worker looks this often whether some were given up meanwhile
@@ -27,7 +28,6 @@ const TRIM_AFTER: Duration = Duration::from_secs(10);
 const TRIM_KEEP_BYTES: u64 = 16 << 20;
 
 /// What the parent wants of this worker.
-#[derive(Debug)]
 pub enum Order {
     /// Run the initializer, if there is one, then report [`Station::ready`] or [`Station::refuse`].
     Start {
@@ -36,7 +36,20 @@ pub enum Order {
     },
     /// Call the function of `job` for some items, and answer them in order.
     Call(Call),
-    /// Drop the function of this job.
+    /// Keep a value for the tasks to come, under this key.
+    Share {
+        /// The job that it ends with; job 0 is the pool.
+        job: JobId,
+        /// Its name in pickles.
+        key: u64,
+        /// Whether one object serves all tasks; else each gets its own.
+        keep: bool,
+        /// The value.
+        value: Shared,
+    },
+    /// Drop the value of this key.
+    Unshare(u64),
+    /// Drop the function of this job, and the values that were shared for it.
     Forget(JobId),
     /// Leave.
     Stop,
@@ -57,81 +70,77 @@ pub struct Call {
     pub skip: u32,
     /// Items to do.
     pub items: u32,
+    /// Whether the piece may be [given back](Station::give_back).
+    pub retained: bool,
     /// The function, the first time.
     pub function: Option<Parcel>,
     /// The pickled list of the chunk's items.
     pub payload: Parcel,
+    /// When it came, and how long this worker had waited for it.
+    pub begun: Time,
+    /// See `begun`.
+    pub waited: Duration,
 }
 
-/// Blocks of the parent's that are given up here, until the parent is told. Shared by all views in this process.
-struct Returns {
-    spans: Mutex<Vec<Span>>,
-    /// Views whose end the parent has not been told of.
-    outstanding: AtomicU64,
-}
-
-impl Release for Returns {
-    fn release(&self, span: Span) {
-        self.spans.lock().unwrap_or_else(PoisonError::into_inner).push(span);
-    }
-}
-
-/// Blocks of broadcast segments. They are mapped privately, and what the user wrote to them must not meet the next
-/// value that comes to lie there.
-struct BroadcastReturns {
-    segments: Mutex<Vec<(SegmentId, Arc<Segment>)>>,
-    returns: Arc<Returns>,
-}
-
-impl Release for BroadcastReturns {
-    fn release(&self, span: Span) {
-        let segments = self.segments.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, segment)) = segments.iter().find(|(id, _)| *id == span.segment) {
-            // Pages that cannot be dropped would show the old value's changes: then the block is kept for ever.
-            if segment.discard(span.offset, span.bytes).is_err() {
-                return;
-            }
-        }
-        drop(segments);
-        self.returns.release(span);
-    }
+/// What became of the next items of the piece in hand.
+#[derive(Debug)]
+pub struct Done {
+    /// Of which chunk.
+    pub chunk: ChunkId,
+    /// How many.
+    pub items: u32,
+    /// How many of them failed.
+    pub failed: u32,
+    /// Whether these are the last.
+    pub last: bool,
+    /// Where the time went.
+    pub spent: Spent,
+    /// Where else. What copying and sending took is added to it here.
+    pub shift: Shift,
 }
 
 /// A worker's place in the pool.
 pub struct Station {
     channel: WorkerEnd,
     worker: Option<WorkerId>,
-    atlas: Atlas,
-    broadcast: HashSet<SegmentId>,
+    holdings: Holdings,
     arena: Arena,
     announced: HashSet<SegmentId>,
     loans: Loans,
-    returns: Arc<Returns>,
-    broadcast_returns: Arc<BroadcastReturns>,
     mark: Option<Mark>,
     idle_since: Option<Instant>,
+    /// Since when it waits for work, and how long sending the last answer took.
+    free_since: Time,
+    sending: Duration,
+    allowance: Option<Allowance>,
+}
+
+/// How much memory of its own this worker may have after a call.
+struct Allowance {
+    limit: u64,
+    footprint: Footprint,
+    /// When it was last looked at.
+    looked: Time,
+    /// It has too much, and begins on nothing more.
+    outgrown: bool,
 }
 
 impl Station {
     /// Takes the descriptor that the worker was born with.
     #[must_use]
     pub fn new(channel: OwnedFd) -> Self {
-        let returns = Arc::new(Returns { spans: Mutex::default(), outstanding: AtomicU64::new(0) });
         Self {
             channel: WorkerEnd::new(channel),
             worker: None,
-            atlas: Atlas::default(),
-            broadcast: HashSet::new(),
+            holdings: Holdings::new(),
             arena: Arena::new(ArenaLimits::default()),
             announced: HashSet::new(),
             loans: Loans::default(),
-            broadcast_returns: Arc::new(BroadcastReturns {
-                segments: Mutex::default(),
-                returns: returns.clone(),
-            }),
-            returns,
             mark: None,
             idle_since: None,
+            allowance: None,
+            free_since: Time(0),
+            sending: Duration::ZERO,
         }
     }
 
@@ -172,7 +181,7 @@ impl Station {
     /// [`Error::Gone`] when the parent is, [`Error::Malformed`] when it makes no sense.
     pub fn receive(&mut self) -> Result<Order> {
         loop {
-            let holding = self.returns.outstanding.load(Ordering::Relaxed) > 0;
+            let holding = self.holdings.returns.expected();
             let patience = if holding { RETURN_INTERVAL } else { TRIM_AFTER };
             let Some(packet) = self.channel.receive(Some(patience))? else {
                 self.rest()?;
@@ -202,7 +211,7 @@ impl Station {
 
     fn obey(&mut self, message: ToWorker, descriptors: Vec<OwnedFd>) -> Result<Option<Order>> {
         match message {
-            ToWorker::Start { worker, slots, line, initializer } => {
+            ToWorker::Start { worker, slots, line, memory_limit, initializer } => {
                 let file = descriptors.into_iter().next().ok_or(Error::Malformed("no scoreboard"))?;
                 let board = Scoreboard::open(file, slots)?;
                 if line >= slots {
@@ -210,26 +219,43 @@ impl Station {
                 }
                 self.mark = Some(board.writer(line));
                 self.worker = Some(worker);
-                let initializer = initializer.map(|outline| self.open(outline)).transpose()?;
+                if memory_limit > 0 {
+                    let footprint = Footprint::of(None);
+                    let (looked, outgrown) = (Time::default(), false);
+                    self.allowance = Some(Allowance { limit: memory_limit, footprint, looked, outgrown });
+                }
+                let initializer = initializer.map(|outline| self.holdings.open(outline)).transpose()?;
                 Ok(Some(Order::Start { initializer }))
             }
             ToWorker::Segment { id, bytes, sharing } => {
                 let file = descriptors.into_iter().next().ok_or(Error::Malformed("no segment"))?;
-                let segment = Segment::open(file, bytes, sharing)?;
-                if sharing == Sharing::Private {
-                    let mut known =
-                        self.broadcast_returns.segments.lock().unwrap_or_else(PoisonError::into_inner);
-                    known.push((id, Arc::clone(&segment)));
-                    self.broadcast.insert(id);
-                }
-                self.atlas.add(id, segment);
+                self.holdings.add(id, Segment::open(file, bytes, sharing)?);
                 Ok(None)
             }
-            ToWorker::Call { job, chunk, first, skip, items, function, payload } => {
-                let function = function.map(|outline| self.open(outline)).transpose()?;
-                let payload = self.open(payload)?;
-                Ok(Some(Order::Call(Call { job, chunk, first, skip, items, function, payload })))
+            ToWorker::Call { chunk, .. }
+                if self.allowance.as_ref().is_some_and(|allowance| allowance.outgrown) =>
+            {
+                self.surrender(chunk)?;
+                Ok(None)
             }
+            ToWorker::Call { job, chunk, first, skip, items, retained, function, payload } => {
+                let within = skip.checked_add(items).and_then(|end| first.checked_add(u64::from(end)));
+                if items == 0 || within.is_none() {
+                    return Err(Error::Malformed("a piece of no items, or of more than can be counted"));
+                }
+                let begun = clock();
+                let waited = begun.since(self.free_since);
+                let function = function.map(|outline| self.holdings.open(outline)).transpose()?;
+                let payload = self.holdings.open(payload)?;
+                let call =
+                    Call { job, chunk, first, skip, items, retained, function, payload, begun, waited };
+                Ok(Some(Order::Call(call)))
+            }
+            ToWorker::Share { job, key, keep, value } => {
+                let value = self.holdings.share(value)?;
+                Ok(Some(Order::Share { job, key, keep, value }))
+            }
+            ToWorker::Unshare { key } => Ok(Some(Order::Unshare(key))),
             ToWorker::Forget { job } => Ok(Some(Order::Forget(job))),
             ToWorker::Release { spans } => {
                 for span in spans {
@@ -239,8 +265,7 @@ impl Station {
             }
             ToWorker::Stop => Ok(Some(Order::Stop)),
             ToWorker::Long { span } => {
-                let view = self.atlas.view(span, &self.owner(span.segment))?;
-                self.returns.outstanding.fetch_add(1, Ordering::Relaxed);
+                let view = self.holdings.view(span)?;
                 match ToWorker::decode(view.as_slice())? {
                     ToWorker::Long { .. } => Err(Error::Malformed("a long message within a long message")),
                     message => self.obey(message, Vec::new()),
@@ -249,21 +274,13 @@ impl Station {
         }
     }
 
-    fn owner(&self, segment: SegmentId) -> Arc<dyn Release> {
-        if self.broadcast.contains(&segment) { self.broadcast_returns.clone() } else { self.returns.clone() }
-    }
-
-    fn open(&self, outline: crate::payload::Outline) -> Result<Parcel> {
-        self.returns.outstanding.fetch_add(outline.spans() as u64, Ordering::Relaxed);
-        self.atlas.open(outline, &|segment| self.owner(segment))
-    }
-
     /// The worker has run its initializer and waits for work.
     ///
     /// # Errors
     /// [`Error::Gone`].
     pub fn ready(&mut self) -> Result<()> {
         self.mark_idle();
+        self.free_since = clock();
         self.send(&ToParent::Ready { version: VERSION })
     }
 
@@ -281,45 +298,100 @@ impl Station {
     ///
     /// # Errors
     /// [`Error::Gone`].
-    pub fn answer(
-        &mut self,
-        chunk: ChunkId,
-        items: u32,
-        failed: u32,
-        last: bool,
-        spent: Spent,
-        results: &Payload,
-    ) -> Result<()> {
+    pub fn answer(&mut self, done: Done, results: &Payload) -> Result<()> {
+        let begun = clock();
         self.lend(results)?;
-        let released = self.take_returns();
+        let released = self.holdings.returns.take();
+        let Done { chunk, items, failed, last, spent, mut shift } = done;
+        shift.packing = results.packing();
+        shift.sending = std::mem::take(&mut self.sending);
         self.send(&ToParent::Return {
             chunk,
             items,
             failed,
             last,
             spent,
+            shift,
+            handed_bytes: results.lent_bytes(),
             results: results.outline(),
             released,
-        })
+        })?;
+        self.free_since = clock();
+        self.sending = self.free_since.since(begun);
+        Ok(())
     }
 
-    fn take_returns(&mut self) -> Vec<Span> {
-        let spans = std::mem::take(&mut *self.returns.spans.lock().unwrap_or_else(PoisonError::into_inner));
-        self.returns.outstanding.fetch_sub(spans.len() as u64, Ordering::Relaxed);
-        spans
+    /// Gives the piece in hand back, because the items of its chunk cannot be rebuilt together.
+    ///
+    /// # Errors
+    /// [`Error::Gone`].
+    pub fn give_back(&mut self, chunk: ChunkId) -> Result<()> {
+        self.send_returns()?;
+        self.send(&ToParent::Unreadable { chunk })
+    }
+
+    /// Whether the limit on this worker's memory is to be looked at after a call that ended at this time. Once in each
+    /// tick of the clock that [`Station::mark`] returns is enough, whatever calls cost.
+    pub fn is_look_due(&mut self, now: Time) -> bool {
+        let Some(allowance) = self.allowance.as_mut().filter(|allowance| allowance.looked != now) else {
+            return false;
+        };
+        allowance.looked = now;
+        true
+    }
+
+    /// Whether this worker may have outgrown its limit. Cheap. `held_bytes` are those of arrays in its blocks; with
+    /// `done` there is no piece in hand, and what it kept of its arguments counts.
+    #[must_use]
+    pub fn may_have_outgrown(&self, held_bytes: u64, done: bool) -> bool {
+        let held = self.held(held_bytes, done);
+        let allowance = self.allowance.as_ref().filter(|allowance| !allowance.outgrown);
+        allowance.is_some_and(|allowance| allowance.footprint.suspect(held, allowance.limit))
+    }
+
+    fn held(&self, held_bytes: u64, done: bool) -> u64 {
+        held_bytes.saturating_add(if done { self.holdings.returns.kept_bytes() } else { 0 })
+    }
+
+    /// Whether it has, to be asked when nothing is encoded and not sent, and freed memory was given back. Then the parent
+    /// is told, and pieces that come are surrendered.
+    ///
+    /// # Errors
+    /// [`Error::Gone`].
+    pub fn has_outgrown(&mut self, held_bytes: u64, done: bool) -> Result<bool> {
+        let held = self.held(held_bytes, done);
+        let Some(allowance) = &mut self.allowance else { return Ok(false) };
+        let Some(own_bytes) = allowance.footprint.above(held, allowance.limit) else { return Ok(false) };
+        allowance.outgrown = true;
+        self.send(&ToParent::Outgrown { own_bytes })?;
+        Ok(true)
+    }
+
+    /// Gives a piece back, or what is not answered of it, since this worker has outgrown its limit.
+    ///
+    /// # Errors
+    /// [`Error::Gone`].
+    pub fn surrender(&mut self, chunk: ChunkId) -> Result<()> {
+        self.send_returns()?;
+        self.send(&ToParent::Surrendered { chunk })
+    }
+
+    /// Where bytes are counted that this worker holds, once it knows its place.
+    #[must_use]
+    pub fn ledger(&self) -> Option<Ledger> {
+        self.mark.as_ref().map(Mark::ledger)
     }
 
     fn send_returns(&mut self) -> Result<()> {
-        let spans = self.take_returns();
+        let spans = self.holdings.returns.take();
         if spans.is_empty() { Ok(()) } else { self.send(&ToParent::Release { spans }) }
     }
 
     /// Keeps what the parent is about to be told of, and shows it the segments it lies in.
     fn lend(&mut self, payload: &Payload) -> Result<()> {
-        for block in payload.blocks() {
-            let id = block.span().segment;
+        for loan in payload.loans() {
+            let (id, segment) = (loan.span().segment, loan.segment());
             if self.announced.insert(id) {
-                let segment = self.arena.segment(id).ok_or(Error::Malformed("a block without a segment"))?;
                 let message = ToParent::Segment { id, bytes: segment.bytes() };
                 self.channel.send(&message.encode(), &[segment.fd()])?;
             }
@@ -335,9 +407,9 @@ impl Station {
         }
         let payload = Payload::pack(&self.arena, &[&packet], &[])?;
         self.lend(&payload)?;
-        let Some(block) = payload.blocks().next() else {
+        let Some(loan) = payload.loans().next() else {
             return Err(Error::Malformed("a long message in no block"));
         };
-        self.channel.send(&ToParent::Long { span: block.span() }.encode(), &[])
+        self.channel.send(&ToParent::Long { span: loan.span() }.encode(), &[])
     }
 }

@@ -3,7 +3,7 @@
 //! A seed makes a [`plan`](plan::Plan) (pool, jobs, faults); the [`world`] plays driver, feeds, consumers and
 //! [processes](process); the [`audit`] keeps its own account of every item, chunk and worker, and stops at the first
 //! step after which something is wrong that must always hold. One seed again: `SEED=42 cargo test --test simulation`;
-//! with `TRACE=1` it prints the events.
+//! with `TRACE=1` it prints the events; `SEEDS=20000` tries more of them.
 
 #[path = "simulation/audit.rs"]
 mod audit;
@@ -11,12 +11,15 @@ mod audit;
 mod plan;
 #[path = "simulation/process.rs"]
 mod process;
+#[path = "simulation/seats.rs"]
+mod seats;
 #[path = "simulation/world.rs"]
 mod world;
 
 use audit::Seen;
-use plan::{JobPlan, Plan, Rng};
+use plan::{JobPlan, MILLI, Plan, Rng};
 use std::panic::AssertUnwindSafe;
+use std::time::Duration;
 use world::World;
 
 /// Enough to see each interesting outcome several times, few enough for a quick test.
@@ -38,8 +41,9 @@ fn run(seed: u64) -> (Seen, u64) {
 
 #[test]
 fn many_seeds() {
-    let one: Option<u64> = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok());
-    let seeds = one.map_or(0..SEEDS, |seed| seed..seed + 1);
+    let number = |name| std::env::var(name).ok().and_then(|value| value.parse::<u64>().ok());
+    let one = number("SEED");
+    let seeds = one.map_or(0..number("SEEDS").unwrap_or(SEEDS), |seed| seed..seed + 1);
     let mut all = Seen::default();
     let mut steps = 0;
     for seed in seeds {
@@ -56,20 +60,28 @@ fn many_seeds() {
 }
 
 /// Outcomes without which the many seeds would prove little.
-const INTERESTING: [&str; 13] = [
+const INTERESTING: [&str; 21] = [
     "accident",
     "answered in parts",
     "broken",
     "cut",
     "feed blocked",
+    "given back",
     "interrupted",
     "interrupted with a piece to follow",
     "killed at the end",
     "killed out of patience",
     "lost",
+    "not succeeded",
     "one piece in advance",
+    "overdue",
+    "oversized",
     "reclaimed again",
+    "stood by",
     "submitted too late",
+    "succeeded",
+    "surrendered",
+    "window shrunk below what is in flight",
 ];
 
 /// Chunks, and how much longer the job took than its calls on so many workers would.
@@ -103,4 +115,55 @@ fn a_chunk_costs_the_scheduler_the_same_in_a_large_pool() {
     };
     let (small, large) = (effort(10, 1_000_000), effort(10_000, 12_000_000));
     assert!(large < small * 1.2, "{small} and {large} operations per chunk");
+}
+
+/// Jobs that compete: the shares they had when the first was finished, and the longest that one took, in ms.
+fn compete(processes: u32, jobs: &[(u64, u64, u64)]) -> (Vec<u64>, Vec<u64>) {
+    let mut plan = Plan::calm(processes, JobPlan::even(0, 0, 8));
+    plan.jobs = jobs
+        .iter()
+        .map(|&(opens, items, cost)| JobPlan { opens: opens * MILLI, ..JobPlan::even(items, cost, 8) })
+        .collect();
+    let mut world = World::new(plan, Rng(1));
+    world.run();
+    let took = world.spans.values().map(|(opened, finished)| (finished - opened) / MILLI).collect();
+    (world.shares.iter().map(|nanos| nanos / MILLI).collect(), took)
+}
+
+#[test]
+fn jobs_share_a_pool_by_time_whatever_their_items_cost() {
+    // Each has six seconds of work: 20 µs, 1 ms and 30 ms an item.
+    let jobs = [(0, 300_000, 20_000), (0, 6_000, 1_000_000), (0, 200, 30_000_000)];
+    let (shares, _) = compete(4, &jobs);
+    let (least, most) = (shares.iter().min().unwrap(), shares.iter().max().unwrap());
+    assert!(*least * 5 > *most * 4, "{shares:?} ms of work each");
+}
+
+#[test]
+fn a_small_job_does_not_wait_for_a_large_one() {
+    // It has 10 ms of work for itself, and half of the pool.
+    let (_, took) = compete(4, &[(0, 400_000, 100_000), (2_000, 10, 1_000_000)]);
+    assert!(took[1] < 40 && took[0] > 9_000, "{took:?} ms");
+}
+
+/// The schedule at any scale, as a table: `cargo test --release -p forklift-core --test simulation -- --ignored
+/// --nocapture`. Items are as many as make the same number of chunks in each pool.
+#[test]
+#[ignore = "takes some seconds, and the memory of 10^8 items"]
+fn a_hundred_million_items_in_a_pool_of_ten_thousand() {
+    println!(
+        "| workers | items | chunks | items per chunk | scheduler, ns per chunk | its passes through loops |"
+    );
+    println!("| ---: | ---: | ---: | ---: | ---: | ---: |");
+    let mut efforts = Vec::new();
+    for (processes, items) in [(10, 400_000), (1_000, 10_000_000), (10_000, 100_000_000)] {
+        let mut world = World::new(Plan::calm(processes, JobPlan::even(items, MILLI, 8)), Rng(1));
+        world.clock = Some(Duration::ZERO);
+        world.run();
+        let (_, chunks, effort) = world.bill();
+        let nanos = world.clock.unwrap_or_default().as_nanos() / u128::from(chunks);
+        println!("| {processes} | {items} | {chunks} | {} | {nanos} | {effort:.1} |", items / chunks);
+        efforts.push(effort);
+    }
+    assert!(efforts[2] < efforts[0] * 1.5, "{efforts:?} operations per chunk");
 }

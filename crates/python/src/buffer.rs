@@ -1,13 +1,15 @@
-//! Memory across the border: a received block as a Python buffer, a Python buffer as bytes to be copied.
-//!
-//! The only unsafe code of this crate.
+//! Memory across the border: a received block as a Python buffer, a Python buffer as bytes to be copied or lent on.
+//! UNSAFE: addresses of received memory, and slices of Python's buffers.
 
-use forklift_core::payload::Bytes;
+use crate::numpy_heap;
+use forklift_core::payload::{Bytes, Loan};
 use pyo3::buffer::PyUntypedBuffer;
 use pyo3::exceptions::PyBufferError;
 use pyo3::ffi;
 use pyo3::prelude::*;
+use std::collections::BTreeMap;
 use std::ffi::c_int;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 /// Received memory, lent to Python objects through the buffer protocol: writable, and given back to its owner when the
 /// last object that was built upon it is gone.
@@ -18,7 +20,32 @@ pub(crate) struct Buffer {
     start: *mut u8,
     length: usize,
     /// Owns the memory.
-    bytes: Bytes,
+    bytes: Arc<Bytes>,
+}
+
+/// Memory of workers that objects of this process are built upon, by address: where it goes to a worker again, it goes as
+/// it lies.
+static RECEIVED: Mutex<BTreeMap<usize, Weak<Bytes>>> = Mutex::new(BTreeMap::new());
+
+fn received() -> MutexGuard<'static, BTreeMap<usize, Weak<Bytes>>> {
+    RECEIVED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// These bytes as they lie, if they are in memory that was received from a worker: whoever gets them sees them
+/// copy-on-write.
+pub(crate) fn lend(bytes: &[u8]) -> Option<Loan> {
+    let address = bytes.as_ptr().addr();
+    let (start, owner) = {
+        let received = received();
+        let (start, owner) = received.range(..=address).next_back()?;
+        (*start, owner.upgrade()?)
+    };
+    let Bytes::View(view) = &*owner else { return None };
+    if address + bytes.len() > start + view.bytes() {
+        return None;
+    }
+    let offset = view.span().offset + (address - start) as u64;
+    Some(Loan::foreign(Arc::clone(view.segment()), offset, bytes.len() as u64, owner))
 }
 
 // SAFETY:
@@ -31,12 +58,40 @@ unsafe impl Sync for Buffer {}
 impl Buffer {
     /// Takes over received bytes.
     pub(crate) fn new(mut bytes: Bytes) -> Self {
-        Self { start: bytes.as_mut_ptr(), length: bytes.as_slice().len(), bytes }
+        Self { start: bytes.as_mut_ptr(), length: bytes.as_slice().len(), bytes: Arc::new(bytes) }
+    }
+
+    /// Takes over received bytes that may be lent on.
+    pub(crate) fn new_lendable(bytes: Bytes) -> Self {
+        let buffer = Self::new(bytes);
+        if matches!(*buffer.bytes, Bytes::View(_)) {
+            received().insert(buffer.start.addr(), Arc::downgrade(&buffer.bytes));
+        }
+        buffer
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        let mut received = received();
+        let address = self.start.addr();
+        if received.get(&address).is_some_and(|owner| std::ptr::eq(owner.as_ptr(), Arc::as_ptr(&self.bytes)))
+        {
+            received.remove(&address);
+        }
     }
 }
 
 #[pymethods]
 impl Buffer {
+    /// Has the kernel find memory for all of it at once, for whoever is about to write to all of it.
+    fn populate(&self) {
+        if let Bytes::View(view) = &*self.bytes {
+            // A hint: pages that were not found now are found when they are touched.
+            let _ = view.segment().populate(view.span().offset, view.span().bytes);
+        }
+    }
+
     /// Fills a view of the whole memory, writable.
     unsafe fn __getbuffer__(slf: Bound<'_, Self>, view: *mut ffi::Py_buffer, flags: c_int) -> PyResult<()> {
         let this = slf.get();
@@ -52,11 +107,57 @@ impl Buffer {
     }
 
     fn __len__(&self) -> usize {
-        self.bytes.as_slice().len()
+        self.length
     }
 
     fn __repr__(&self) -> String {
         format!("<forklift buffer of {} bytes>", self.length)
+    }
+}
+
+/// Memory of this process that is to be lent as it lies, because it lies in shared memory. In a pickle its buffer always
+/// goes out of band, however small; the receiver finds the lent bytes in its place.
+///
+/// What an array that lies there is reduced to cannot say this by itself: whether the receiver is to change its own copy
+/// of the pages, or the bytes that everybody sees, is known to the call alone.
+#[pyclass(module = "forklift._native", frozen)]
+pub(crate) struct Lent {
+    /// Keeps `loan`'s bytes from being freed by Python, too.
+    buffer: PyUntypedBuffer,
+    loan: Loan,
+}
+
+impl Lent {
+    /// What to tell the receiver.
+    pub(crate) fn loan(&self) -> Loan {
+        self.loan.clone()
+    }
+}
+
+#[pymethods]
+impl Lent {
+    /// The memory of a contiguous buffer, if it lies in shared memory, else None. `writable`: the receiver writes to the
+    /// bytes where they lie; see `Loan::writable` for what the caller answers for.
+    #[staticmethod]
+    fn of(memory_of: &Bound<'_, PyAny>, writable: bool) -> PyResult<Option<Self>> {
+        let buffer = PyUntypedBuffer::get(memory_of)?;
+        let Some(bytes) = memory(&buffer).filter(|bytes| !bytes.is_empty()) else { return Ok(None) };
+        let loan = numpy_heap::shared().and_then(|heap| heap.lend(bytes)).or_else(|| lend(bytes));
+        Ok(loan.map(|loan| Self { buffer, loan: if writable { loan.writable() } else { loan } }))
+    }
+
+    /// Fills a view of the whole memory, for the pickler, which only passes it on.
+    unsafe fn __getbuffer__(slf: Bound<'_, Self>, view: *mut ffi::Py_buffer, flags: c_int) -> PyResult<()> {
+        let buffer = &slf.get().buffer;
+        let length = isize::try_from(buffer.len_bytes())
+            .map_err(|_| PyBufferError::new_err("too long for a buffer"))?;
+        // SAFETY:
+        // - `view` is the structure that the interpreter wants filled.
+        // - Start and length are those of the buffer that `slf` holds; the view keeps `slf` alive.
+        // - It is given out as read-only or writable alike, and neither the pickler nor the sink writes.
+        let filled =
+            unsafe { ffi::PyBuffer_FillInfo(view, slf.as_ptr(), buffer.buf_ptr(), length, 0, flags) };
+        if filled == 0 { Ok(()) } else { Err(PyErr::fetch(slf.py())) }
     }
 }
 

@@ -5,17 +5,25 @@
 //!   results  ◀── decode ◀── Answer ◀── turn (waits without it, in ticks, so that Ctrl-C is seen)
 //! ```
 
-use crate::error::{death, fault};
-use crate::pickle::{Manner, Sink, decode, dump, dump_list, encode};
+use crate::error::fault;
+use crate::numpy_heap;
+use crate::outcomes::{self, Outcomes, place};
+use crate::pickle::{Manner, Sink, Way, dump, dump_list, encode, refuse};
+use crate::pulls::Pulls;
+use crate::shared::next_key;
+use crate::sharing::{SHARED_BYTES_MIN, Sharing, share_parts};
+use crate::telemetry::Telemetry;
 use forklift_core::handle::{Answer, Handle, Outcome, Taking, Turn};
 use forklift_core::id::ChunkId;
 use forklift_core::payload::Payload;
 use forklift_core::pool;
-use pyo3::exceptions::PyException;
+use forklift_core::telemetry::{Doing, Recorder};
+use forklift_shm::Arena;
+use pyo3::exceptions::{PyException, PyRuntimeError};
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyBool, PyBytes, PyDict, PyFloat, PyInt, PyIterator, PyList, PyString, PyTuple};
-use std::collections::{BTreeMap, HashSet, VecDeque};
+use pyo3::types::{PyBytes, PyIterator, PyList, PyTuple};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -23,13 +31,11 @@ use std::time::{Duration, Instant};
 /// How often a waiting thread looks after signals.
 const TICK: Duration = Duration::from_millis(50);
 
-/// Lists longer than this are not searched for parts that they share with other items: long lists hold numbers.
-const PARTS_MAX: usize = 64;
-
 /// Items of a chunk that may have to be encoded again.
 struct Retained {
     chunk: ChunkId,
     items: Py<PyList>,
+    count: u32,
     unanswered: u32,
 }
 
@@ -41,10 +47,14 @@ struct Progress {
     manner: Manner,
     /// Whether a chunk is one pickle: all its items exist before they are pulled, keep their contents, and share nothing.
     together: bool,
-    /// Items that were pulled and are not encoded.
-    backlog: VecDeque<Py<PyAny>>,
+    /// Items that were pulled and are not encoded, and whether they were looked through for what they share.
+    backlog: VecDeque<(Py<PyAny>, bool)>,
     /// A chunk that was encoded and waits for credit.
     pending: Option<Payload>,
+    /// What items were seen to share.
+    sharing: Sharing,
+    /// Where the last item's largest buffer was, and its bytes.
+    place: Option<(usize, usize)>,
     /// By the index of their first item.
     retained: BTreeMap<u64, Retained>,
 }
@@ -54,26 +64,42 @@ struct Progress {
 pub(crate) struct Job {
     pool: Arc<pool::Pool>,
     handle: Arc<Handle>,
+    recorder: Arc<Recorder>,
     progress: Mutex<Progress>,
+    /// Whether all items exist before they are pulled, and keep their contents until the job is done.
+    held: bool,
+    /// Whether an item is tried again after its worker died.
+    tried_again: bool,
     /// Whether the user gave the chunk size.
     fixed: bool,
+    /// Whether items are looked through for what they share: not if they are made as they are pulled, and addresses recur.
+    sharing: bool,
     /// Nobody will take results any more: whoever feeds drops them.
     abandoned: AtomicBool,
 }
 
-/// A list of outcomes, and those of them that are failures, by index.
-type Outcomes<'py> = (Bound<'py, PyList>, Vec<(u64, Py<PyAny>)>);
-
 impl Job {
+    #[expect(clippy::too_many_arguments, reason = "from one place")]
     pub(crate) fn new(
         pool: Arc<pool::Pool>,
         handle: Arc<Handle>,
+        recorder: Arc<Recorder>,
         held: bool,
+        tried_again: bool,
         fixed: bool,
         manner: Manner,
+        share_bytes: Option<u64>,
     ) -> Self {
-        let progress = Mutex::new(Progress { manner, together: held, ..Progress::default() });
-        Self { pool, handle, progress, fixed, abandoned: AtomicBool::new(false) }
+        let sharing = Sharing::new(share_bytes.unwrap_or(0));
+        let progress = Mutex::new(Progress { manner, together: held, sharing, ..Progress::default() });
+        let (sharing, abandoned) = (share_bytes.is_some(), AtomicBool::new(false));
+        Self { pool, handle, recorder, progress, held, tried_again, fixed, sharing, abandoned }
+    }
+
+    /// Where items are packed. One that may be tried again must be as it was, whatever a worker that died has done to it:
+    /// then it goes where workers see it copy-on-write.
+    fn arena(&self) -> &Arena {
+        if self.tried_again { self.pool.broadcast() } else { self.pool.arena() }
     }
 
     fn progress(&self) -> MutexGuard<'_, Progress> {
@@ -85,7 +111,13 @@ impl Job {
         if !matches!(turn, Turn::Nothing) || patience.is_zero() {
             return Ok(turn);
         }
+        let begun = Instant::now();
         let turn = py.detach(|| self.handle.turn(feeding, taking, patience.min(TICK)));
+        match taking {
+            _ if feeding => self.recorder.spend(Doing::WaitForRoom, begun.elapsed()),
+            Taking::Any | Taking::From(_) => self.recorder.spend(Doing::WaitForResults, begun.elapsed()),
+            Taking::Nothing => {}
+        }
         py.check_signals()?;
         Ok(turn)
     }
@@ -94,15 +126,22 @@ impl Job {
     /// one thread feeds a job.
     fn pull(&self, py: Python<'_>, iterator: &Bound<'_, PyIterator>, count: u32) -> PyResult<()> {
         let together = self.progress().together;
+        let (begun, apart) = (Instant::now(), self.apart());
         let more = if together {
             self.pull_together(py, iterator, count)
         } else {
             self.pull_one_by_one(py, iterator, count)
         };
+        self.recorder.spend(Doing::Encode, begun.elapsed().saturating_sub(self.apart() - apart));
         if !more? {
             self.exhaust();
         }
         Ok(())
+    }
+
+    /// What is measured apart from encoding while items are pulled.
+    fn apart(&self) -> Duration {
+        self.recorder.spent(Doing::Pull) + self.recorder.spent(Doing::Copy)
     }
 
     /// From a list or the like: all items exist already, so a chunk is one pickle. Whether there may be more.
@@ -110,15 +149,18 @@ impl Job {
     /// Where items share an object, one pickle would make them share its copy too, and whether one sees what another
     /// wrote would hang on how they were cut into chunks: from there on the job goes on one by one.
     fn pull_together(&self, py: Python<'_>, iterator: &Bound<'_, PyIterator>, count: u32) -> PyResult<bool> {
+        let begun = Instant::now();
         // list(islice(iterator, count)): a third of the time of taking the items one by one.
         let slice =
             py.import(intern!(py, "itertools"))?.call_method1(intern!(py, "islice"), (iterator, count))?;
         let items = py.get_type::<PyList>().call1((slice,))?.cast_into::<PyList>()?;
+        self.recorder.spend(Doing::Pull, begun.elapsed());
         let more = items.len() == count as usize;
-        if items.len() > 1 && share_parts(&items)? {
+        let referring = self.sharing && self.refer(py, &items)?;
+        if referring || (items.len() > 1 && share_parts(&items)?) {
             let mut progress = self.progress();
             progress.together = false;
-            progress.backlog = items.iter().map(Bound::unbind).collect();
+            progress.backlog = items.iter().map(|item| (item.unbind(), true)).collect();
             drop(progress);
             return self.pull_one_by_one(py, iterator, count);
         }
@@ -144,58 +186,102 @@ impl Job {
             return Ok(true);
         }
         let mut items = iterator.clone();
+        let mut pulls = Pulls::new(self.recorder.is_on());
         let ended = loop {
             if pickles.len() == count as usize {
                 break Ok(true);
             }
             let waiting = self.progress().backlog.pop_front();
-            let item = match waiting.map(|item| Ok(item.into_bound(py))).or_else(|| items.next()) {
-                Some(Ok(item)) => item,
-                Some(Err(error)) => break Err(error),
-                None => break Ok(false),
+            let (item, looked_at) = match waiting {
+                Some((item, looked_at)) => (item.into_bound(py), looked_at),
+                None => match pulls.time(|| items.next()) {
+                    Some(Ok(item)) => (item, false),
+                    Some(Err(error)) => break Err(error),
+                    None => break Ok(false),
+                },
             };
             let list = PyList::new(py, [item])?;
+            if self.held && self.sharing && !looked_at {
+                self.refer(py, &list)?;
+            }
             let position = self.position() + pickles.len() as u64;
             let sink = self.dump(py, &list, position)?;
-            let sink = sink.bind(py).borrow();
+            let mut sink = sink.bind(py).borrow_mut();
+            if !self.held {
+                self.note_place(sink.largest());
+            }
             if count > 1
                 && let Some(bytes) = sink.small(py)
             {
                 pickles.push(bytes);
                 continue;
             }
-            let alone = sink.pack(py, self.pool.arena())?;
+            let alone = if self.held {
+                sink.pack(py, self.arena(), Way::Lend)
+            } else {
+                sink.hand_over(py, self.arena(), numpy_heap::shared(), list)
+            };
+            let alone = alone.or_else(|error| refuse(py, self.arena(), position..position + 1, error))?;
             if pickles.is_empty() {
+                self.recorder.spend(Doing::Pull, pulls.all());
                 self.submit(1, alone, None);
                 return Ok(true);
             }
             self.progress().pending = Some(alone);
             break Ok(true);
         };
+        self.recorder.spend(Doing::Pull, pulls.all());
         // As with the standard library, what an iterable gave of a chunk of the user's size before it raised is lost.
         if !pickles.is_empty() && (ended.is_ok() || !self.fixed) {
             let together = PyTuple::new(py, &pickles)?;
-            let payload = encode(py, together.as_any(), self.pool.arena(), &mut Manner::Plain)?;
+            let payload = encode(py, together.as_any(), self.arena(), &mut Manner::Plain)?;
             self.submit(pickles.len() as u32, payload, None);
         }
         ended
+    }
+
+    /// Puts references in the place of what the items share with others of the job and what is large, once it was sent;
+    /// whether there was any.
+    fn refer(&self, py: Python<'_>, items: &Bound<'_, PyList>) -> PyResult<bool> {
+        // Taken out while Python code runs: only one thread feeds a job.
+        let mut sharing = std::mem::take(&mut self.progress().sharing);
+        let mut send = |object: &Bound<'_, PyAny>, one_object: bool, bytes_left: u64| {
+            let mut manner = self.progress().manner;
+            let sink = match dump(py, object, &mut manner) {
+                Ok(sink) => sink,
+                // Its items will say so.
+                Err(error) if error.is_instance_of::<PyException>(py) => return Ok(None),
+                Err(error) => return Err(error),
+            };
+            let sink = sink.bind(py).borrow();
+            if !(SHARED_BYTES_MIN..=bytes_left).contains(&sink.weight(py)) {
+                return Ok(None);
+            }
+            let payload = sink.pack(py, self.pool.broadcast(), Way::Lend)?;
+            self.recorder.spend(Doing::Copy, payload.packing());
+            let (key, bytes) = (next_key(), payload.bytes());
+            self.pool.share(Some(self.handle.id()), key, one_object, payload);
+            Ok(Some((key, bytes)))
+        };
+        let referred = sharing.refer(items, &mut send);
+        self.progress().sharing = sharing;
+        referred
     }
 
     fn position(&self) -> u64 {
         self.progress().position
     }
 
-    /// Submits a chunk; `items` if it may have to be encoded again.
+    /// Submits a chunk; `items` if they were encoded together, and may have to be encoded again.
     fn submit(&self, count: u32, payload: Payload, items: Option<&Bound<'_, PyList>>) {
-        let mutable = payload.mutable() && count > 1;
+        let items = items.filter(|_| count > 1);
+        self.recorder.spend(Doing::Copy, payload.packing());
         let first = self.position();
-        let chunk = self.pool.submit(self.handle.id(), first, count, payload);
+        let chunk = self.pool.submit(self.handle.id(), first, count, payload, items.is_some());
         let mut progress = self.progress();
         progress.position += u64::from(count);
-        if let Some(items) = items
-            && mutable
-        {
-            let retained = Retained { chunk, items: items.clone().unbind(), unanswered: count };
+        if let Some(items) = items {
+            let retained = Retained { chunk, items: items.clone().unbind(), count, unanswered: count };
             progress.retained.insert(first, retained);
         }
     }
@@ -203,7 +289,8 @@ impl Job {
     /// Encodes a list of items, the first of which has index `first`.
     fn encode(&self, py: Python<'_>, items: &Bound<'_, PyList>, first: u64) -> PyResult<Payload> {
         let sink = self.dump(py, items, first)?;
-        sink.bind(py).borrow().pack(py, self.pool.arena())
+        let packed = sink.bind(py).borrow().pack(py, self.arena(), Way::Lend);
+        packed.or_else(|error| refuse(py, self.arena(), first..first + items.len() as u64, error))
     }
 
     /// Pickles a list of items. Those that cannot be sent are replaced by their failures, which the worker hands back
@@ -237,48 +324,41 @@ impl Job {
         let (first, items) = {
             let progress = self.progress();
             let found = progress.retained.iter().find(|(_, retained)| retained.chunk == chunk);
-            let Some((first, retained)) = found else { return Ok(()) };
+            let Some((first, retained)) = found else {
+                return Err(PyRuntimeError::new_err(format!(
+                    "chunk {} came back, and nobody has kept its items",
+                    chunk.0
+                )));
+            };
             (*first, retained.items.clone_ref(py))
         };
-        let payload = self.encode(py, items.bind(py), first)?;
+        // One by one: the chunk may come back because one of its items cannot be rebuilt, and only that one shall fail.
+        let mut alone = Vec::new();
+        for (index, item) in items.bind(py).iter().enumerate() {
+            let sink = self.dump(py, &PyList::new(py, [item])?, first + index as u64)?;
+            alone.push(sink.bind(py).borrow().apart(py)?);
+        }
+        let together = PyTuple::new(py, alone)?;
+        let sink = dump(py, together.as_any(), &mut Manner::Plain)?;
+        let payload = sink.bind(py).borrow().pack(py, self.arena(), Way::Lend)?;
         self.pool.restore(chunk, payload);
         Ok(())
     }
 
     fn decode<'py>(&self, py: Python<'py>, answer: Answer) -> PyResult<Outcomes<'py>> {
+        let begun = Instant::now();
         self.note_answer(answer.first, answer.items);
-        let failure = py.import("forklift._outcome")?;
-        match answer.outcome {
-            Outcome::Lost(end) => {
-                let error = death(py, answer.first, &end)?;
-                Ok((PyList::new(py, [py.None()])?, vec![(answer.first, error)]))
-            }
-            Outcome::Values(parcel) => {
-                let list = match decode(py, parcel).and_then(|list| Ok(list.cast_into::<PyList>()?)) {
-                    Ok(list) => list,
-                    Err(error) if !error.is_instance_of::<PyException>(py) => return Err(error),
-                    Err(error) => {
-                        let error =
-                            failure.call_method1("undecodable_result", (error.into_value(py),))?.unbind();
-                        let nothing = PyList::new(py, (0..answer.items).map(|_| py.None()))?;
-                        let range = answer.first..answer.first + u64::from(answer.items);
-                        return Ok((nothing, range.map(|index| (index, error.clone_ref(py))).collect()));
-                    }
-                };
-                let mut failures = Vec::new();
-                if answer.failed > 0 {
-                    let class = failure.getattr("Failure")?;
-                    for (offset, value) in list.iter().enumerate() {
-                        if value.get_type().is(&class) {
-                            let index = answer.first + offset as u64;
-                            let error = failure.call_method1("revive", (value, index))?;
-                            failures.push((index, error.unbind()));
-                            list.set_item(offset, py.None())?;
-                        }
-                    }
-                }
-                Ok((list, failures))
-            }
+        let outcomes = outcomes::open(py, answer);
+        self.recorder.spend(Doing::DecodeResult, begun.elapsed());
+        outcomes
+    }
+
+    /// Notes where an item's largest buffer lies. If that of the item before lay there too, an iterator yields the same
+    /// object again and again, or another in its place.
+    fn note_place(&self, place: Option<(usize, usize)>) {
+        let before = std::mem::replace(&mut self.progress().place, place);
+        if let Some((_, bytes)) = place.filter(|_| place == before) {
+            self.recorder.repeated(bytes as u64);
         }
     }
 
@@ -286,6 +366,9 @@ impl Job {
     fn note_answer(&self, first: u64, items: u32) {
         let mut progress = self.progress();
         let Some((&start, retained)) = progress.retained.range_mut(..=first).next_back() else { return };
+        if first >= start + u64::from(retained.count) {
+            return; // Of a chunk behind it, which is not kept.
+        }
         retained.unanswered = retained.unanswered.saturating_sub(items);
         let gone = (retained.unanswered == 0).then(|| progress.retained.remove(&start));
         // Dropping items runs Python code, which may come back here.
@@ -300,13 +383,16 @@ impl Job {
     /// order, with None where an item failed, and a list of `(index, exception)` in order of index.
     ///
     /// Raises what the iterator raises, `KeyboardInterrupt`, and the fault of a job that cannot go on; the caller then
-    /// cancels. The interpreter's lock is released while nothing has come. `done(items)` is called after each answer.
-    #[pyo3(signature = (iterator, done=None))]
+    /// cancels. The interpreter's lock is released while nothing has come. `done(items)` is called after each answer, and
+    /// with 0 now and then while nothing comes. With `take(first, values, failures)`, which is called for each answer as
+    /// it comes, no results are returned.
+    #[pyo3(signature = (iterator, done=None, take=None))]
     fn run<'py>(
         &self,
         py: Python<'py>,
         iterator: &Bound<'py, PyIterator>,
         done: Option<&Bound<'py, PyAny>>,
+        take: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Outcomes<'py>> {
         let results = PyList::empty(py);
         let mut failures = Vec::new();
@@ -318,15 +404,24 @@ impl Job {
                 Turn::Answer(answer) => {
                     let (first, count) = (answer.first as usize, answer.items);
                     let (list, failed) = self.decode(py, answer)?;
-                    failures.extend(failed);
-                    place(py, &results, first, &list)?;
+                    if let Some(take) = take {
+                        take.call1((first, list, failed))?;
+                    } else {
+                        failures.extend(failed);
+                        place(py, &results, first, &list)?;
+                    }
                     if let Some(done) = done {
                         done.call1((count,))?;
                     }
                 }
                 Turn::Finished => break,
                 Turn::Failed(reason) => return Err(fault(py, &reason)),
-                Turn::Nothing => {}
+                // Whoever shows progress also shows the time.
+                Turn::Nothing => {
+                    if let Some(done) = done {
+                        done.call1((0,))?;
+                    }
+                }
             }
         }
         failures.sort_by_key(|(index, _)| *index);
@@ -366,13 +461,16 @@ impl Job {
         }
     }
 
-    /// Submits one item, as its own chunk, without waiting for credit: `apply`.
-    fn submit_one(&self, py: Python<'_>, item: &Bound<'_, PyAny>) -> PyResult<()> {
+    /// Submits one item, as its own chunk, without waiting for credit: `apply`. Returns its weight in bytes.
+    fn submit_one(&self, py: Python<'_>, item: &Bound<'_, PyAny>) -> PyResult<u64> {
+        let begun = Instant::now();
         let items = PyList::new(py, [item])?;
         let payload = self.encode(py, &items, 0)?;
+        let bytes = payload.bytes();
+        self.recorder.spend(Doing::Encode, begun.elapsed().saturating_sub(payload.packing()));
         self.submit(1, payload, None);
         self.exhaust();
-        Ok(())
+        Ok(bytes)
     }
 
     /// Waits up to `timeout` seconds (None: for ever) for results: those from item `first` on, or any. Returns
@@ -433,9 +531,19 @@ impl Job {
         self.handle.finished()
     }
 
+    /// Items submitted so far.
+    fn submitted(&self) -> u64 {
+        self.position()
+    }
+
     /// Items answered so far.
     fn answered(&self) -> u64 {
         self.handle.answered()
+    }
+
+    /// The record of the call.
+    fn telemetry(&self) -> Telemetry {
+        Telemetry { recorder: Arc::clone(&self.recorder) }
     }
 
     /// The number under which the end of this job is announced.
@@ -452,72 +560,4 @@ impl Job {
     fn cancel(&self) {
         self.pool.cancel(self.handle.id());
     }
-}
-
-/// Puts values into a list from `first` on, which grows as far as needed.
-fn place<'py>(
-    py: Python<'py>,
-    results: &Bound<'py, PyList>,
-    first: usize,
-    values: &Bound<'py, PyList>,
-) -> PyResult<()> {
-    let length = results.len();
-    if length == first {
-        return results.set_slice(length, length, values);
-    }
-    let end = first + values.len();
-    if length < end {
-        let missing = PyList::new(py, (length..end).map(|_| py.None()))?;
-        results.set_slice(length, length, &missing)?;
-    }
-    results.set_slice(first, end, values)
-}
-
-/// Whether two items are, or directly hold, one and the same object that could be changed.
-fn share_parts(items: &Bound<'_, PyList>) -> PyResult<bool> {
-    let mut seen = HashSet::new();
-    // Items are mostly of one kind: that of the last constant is asked for first.
-    let mut constant = std::ptr::null_mut();
-    for item in items.iter() {
-        if item.get_type_ptr() == constant {
-            continue;
-        }
-        if is_constant(&item) {
-            constant = item.get_type_ptr();
-            continue;
-        }
-        if let Ok(tuple) = item.cast_exact::<PyTuple>() {
-            // A part that one item holds twice is no sharing between items.
-            let parts: HashSet<usize> =
-                tuple.iter().filter(|part| !is_constant(part)).map(|part| part.as_ptr() as usize).collect();
-            if parts.into_iter().any(|part| !seen.insert(part)) {
-                return Ok(true);
-            }
-            continue;
-        }
-        let mut parts = HashSet::from([item.as_ptr() as usize]);
-        if let Ok(dict) = item.cast_exact::<PyDict>() {
-            parts.extend(
-                dict.values().iter().filter(|part| !is_constant(part)).map(|part| part.as_ptr() as usize),
-            );
-        } else if let Ok(list) = item.cast_exact::<PyList>()
-            && list.len() <= PARTS_MAX
-        {
-            parts.extend(list.iter().filter(|part| !is_constant(part)).map(|part| part.as_ptr() as usize));
-        }
-        if parts.into_iter().any(|part| !seen.insert(part)) {
-            return Ok(true);
-        }
-    }
-    Ok(false)
-}
-
-/// Whether an object cannot be changed and holds no other.
-fn is_constant(object: &Bound<'_, PyAny>) -> bool {
-    object.is_none()
-        || object.is_exact_instance_of::<PyInt>()
-        || object.is_exact_instance_of::<PyFloat>()
-        || object.is_exact_instance_of::<PyString>()
-        || object.is_exact_instance_of::<PyBytes>()
-        || object.is_exact_instance_of::<PyBool>()
 }

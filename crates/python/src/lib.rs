@@ -1,14 +1,26 @@
 //! The extension module `forklift._native`: translates between Python and the core, and decides nothing.
 //!
-//! floors: error · descriptor · buffer · numbers · pickle · worker · feed · pool
+//! floors: error · descriptor · private_heap · numpy_heap · buffer · text · numbers · standin · pickle · shared · sharing · worker · telemetry · onlooker · outcomes · pulls · feed · pool
+// Elsewhere the crate is empty: the package installs, and says at the first pool what it lacks.
+#![cfg(target_os = "linux")]
 
 mod buffer;
 mod descriptor;
 mod error;
 mod feed;
 mod numbers;
+mod numpy_heap;
+mod onlooker;
+mod outcomes;
 mod pickle;
 mod pool;
+mod private_heap;
+mod pulls;
+mod shared;
+mod sharing;
+mod standin;
+mod telemetry;
+mod text;
 mod worker;
 
 use pyo3::prelude::*;
@@ -17,16 +29,32 @@ use pyo3::prelude::*;
 #[pymodule(gil_used = false)]
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<buffer::Buffer>()?;
+    module.add_class::<buffer::Lent>()?;
+    module.add_class::<standin::Bulk>()?;
     module.add_class::<numbers::Numbers>()?;
     module.add_function(wrap_pyfunction!(numbers::unpack, module)?)?;
+    module.add_class::<text::Text>()?;
+    module.add_function(wrap_pyfunction!(numpy_heap::enter_shared, module)?)?;
+    module.add_function(wrap_pyfunction!(numpy_heap::leave_shared, module)?)?;
+    module.add_function(wrap_pyfunction!(numpy_heap::trim_shared, module)?)?;
+    module.add_function(wrap_pyfunction!(numpy_heap::shared_usage, module)?)?;
     module.add_class::<pickle::Sink>()?;
+    module.add_class::<shared::Reference>()?;
+    module.add_function(wrap_pyfunction!(shared::fetch, module)?)?;
+    module.add_function(wrap_pyfunction!(sharing::unshared, module)?)?;
+    module.add_function(wrap_pyfunction!(worker::privatize, module)?)?;
     module.add_class::<pool::Pool>()?;
     module.add_class::<feed::Job>()?;
+    module.add_class::<telemetry::Telemetry>()?;
     module.add_function(wrap_pyfunction!(worker::serve, module)?)?;
     module.add_function(wrap_pyfunction!(pool::cores, module)?)?;
     module.add_function(wrap_pyfunction!(pool::memory_total, module)?)?;
     module.add_function(wrap_pyfunction!(pool::memory_available, module)?)?;
+    module.add_function(wrap_pyfunction!(pool::check_spill_dir, module)?)?;
     module.add_function(wrap_pyfunction!(pool::private_descriptors, module)?)?;
+    module.add_function(wrap_pyfunction!(onlooker::look_at_pool, module)?)?;
+    module.add("SCOREBOARD_NAME", forklift_shm::SCOREBOARD_NAME)?;
+    module.add("VERSION", env!("CARGO_PKG_VERSION"))?;
     module.add("DEBUG", cfg!(debug_assertions))?;
     Ok(())
 }

@@ -4,10 +4,12 @@
 //! which it passes on as they are, are kept by reference; so are the buffers that objects offer out of band.
 //! Then [`Payload::pack`] gathers all of it, without the interpreter's lock.
 
-use crate::buffer::{Buffer, memory};
+use crate::buffer::{self, Buffer, Lent, memory};
 use crate::error::raise;
-use crate::numbers;
-use forklift_core::payload::{INLINE_BYTES_MAX, Parcel, Payload};
+use crate::numpy_heap::{self, Heap, Offer};
+use crate::standin::substitute;
+use forklift_core::machine;
+use forklift_core::payload::{INLINE_BYTES_MAX, Loan, Parcel, Payload, Source};
 use forklift_shm::Arena;
 use pyo3::buffer::PyUntypedBuffer;
 use pyo3::exceptions::PyException;
@@ -15,6 +17,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// A buffer below this size travels in the stream: a block of its own (a page at least, and its release) would cost
@@ -23,6 +26,9 @@ const OUT_OF_BAND_BYTES_MIN: usize = 16 << 10;
 
 /// A piece of the stream below this size is appended to its neighbours rather than kept by reference.
 const BY_REFERENCE_BYTES_MIN: usize = 8 << 10;
+
+/// What is copied is not weighed against the memory that is available unless it is this large.
+const WEIGHED_BYTES_MIN: usize = 64 << 20;
 
 /// A pickle below this size is copied once more rather than sent as a message of its own.
 const SMALL_BYTES_MAX: usize = 16 << 10;
@@ -41,6 +47,10 @@ pub(crate) struct Sink {
     own: Vec<u8>,
     pieces: Vec<Piece>,
     buffers: Vec<PyUntypedBuffer>,
+    /// For each buffer: how it is to be lent, if that is settled already.
+    settled: Vec<Option<Loan>>,
+    /// What offered the buffers.
+    offered: Vec<Py<PyAny>>,
 }
 
 #[pymethods]
@@ -79,10 +89,14 @@ impl Sink {
     fn buffer(&mut self, offered: &Bound<'_, PyAny>) -> PyResult<bool> {
         let raw = offered.call_method0(intern!(offered.py(), "raw"))?;
         let buffer = PyUntypedBuffer::get(&raw)?;
-        if buffer.len_bytes() < OUT_OF_BAND_BYTES_MIN {
+        let exporter = raw.getattr(intern!(offered.py(), "obj"))?;
+        let settled = exporter.cast_exact::<Lent>().ok().map(|lent| lent.get().loan());
+        if settled.is_none() && buffer.len_bytes() < OUT_OF_BAND_BYTES_MIN {
             return Ok(true);
         }
         self.buffers.push(buffer);
+        self.settled.push(settled);
+        self.offered.push(offered.clone().unbind());
         Ok(false)
     }
 }
@@ -103,8 +117,27 @@ impl Sink {
             .then(|| PyBytes::new(py, &self.own))
     }
 
-    /// The one copy.
-    pub(crate) fn pack(&self, py: Python<'_>, arena: &Arena) -> PyResult<Payload> {
+    /// Where the largest out-of-band buffer lies, and its bytes.
+    pub(crate) fn largest(&self) -> Option<(usize, usize)> {
+        let largest = self.buffers.iter().max_by_key(|buffer| buffer.len_bytes())?;
+        Some((largest.buf_ptr() as usize, largest.len_bytes()))
+    }
+
+    /// As something to pickle: the stream, and what offered its buffers. See [`loads`].
+    pub(crate) fn apart<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        let stream = PyBytes::new(py, &self.stream(py).concat());
+        let offered = PyList::new(py, self.offered.iter().map(|offered| offered.bind(py)))?;
+        PyTuple::new(py, [stream.into_any(), offered.into_any()])
+    }
+
+    /// How many bytes a payload of it would hold, copied or lent.
+    pub(crate) fn weight(&self, py: Python<'_>) -> u64 {
+        let stream: usize = self.stream(py).iter().map(|piece| piece.len()).sum();
+        (stream + self.buffers.iter().map(PyUntypedBuffer::len_bytes).sum::<usize>()) as u64
+    }
+
+    /// The pieces of the stream.
+    fn stream<'a>(&'a self, py: Python<'a>) -> Vec<&'a [u8]> {
         let mut own = self.own.as_slice();
         let mut stream: Vec<&[u8]> = Vec::with_capacity(self.pieces.len());
         for piece in &self.pieces {
@@ -118,13 +151,104 @@ impl Sink {
                 Piece::Buffer(buffer) => memory(buffer).unwrap_or_default(),
             });
         }
-        let buffers: Vec<&[u8]> =
-            self.buffers.iter().map(|buffer| memory(buffer).unwrap_or_default()).collect();
-        let bytes = stream.iter().chain(&buffers).map(|piece| piece.len()).sum::<usize>();
-        let pack = || Payload::pack(arena, &stream, &buffers);
-        // Giving up the lock costs more than copying a little.
-        if bytes <= INLINE_BYTES_MAX { pack() } else { py.detach(pack) }.map_err(raise)
+        stream
     }
+
+    /// The one copy; what lies in shared memory already is lent as it lies, if the [`Way`] allows it.
+    pub(crate) fn pack(&self, py: Python<'_>, arena: &Arena, way: Way) -> PyResult<Payload> {
+        let heap = numpy_heap::shared();
+        let lend = |bytes: &[u8]| match way {
+            Way::Copy => None,
+            Way::Lend => heap.and_then(|heap| heap.lend(bytes)).or_else(|| buffer::lend(bytes)),
+        };
+        let buffers = self.buffers.iter().zip(&self.settled).map(|(buffer, settled)| {
+            let bytes = memory(buffer).unwrap_or_default();
+            settled.clone().or_else(|| lend(bytes)).map_or(Source::Copy(bytes), Source::Lend)
+        });
+        gather(py, arena, &self.stream(py), &buffers.collect::<Vec<_>>())
+    }
+
+    /// As [`Sink::pack`], when `owner` is all that is left of the value: it is let go of, and arrays of `heap` that die
+    /// with it are handed over as they lie. Those that somebody else still references are copied.
+    pub(crate) fn hand_over(
+        &mut self,
+        py: Python<'_>,
+        arena: &Arena,
+        heap: Option<&'static Heap>,
+        owner: Bound<'_, PyList>,
+    ) -> PyResult<Payload> {
+        let Some(heap) = heap else { return self.pack(py, arena, Way::Copy) };
+        self.offered.clear();
+        let buffers = std::mem::take(&mut self.buffers).into_iter().zip(std::mem::take(&mut self.settled));
+        let kept = buffers.map(|(buffer, settled)| {
+            let bytes = memory(&buffer).unwrap_or_default();
+            match (settled, heap.offer(bytes)) {
+                (Some(loan), _) => Buffers::Settled(loan),
+                (None, Some(offer)) => Buffers::Offered(offer),
+                (None, None) => Buffers::Kept(buffer),
+            }
+        });
+        let kept: Vec<Buffers> = kept.collect();
+        drop(owner);
+        let sources = kept.iter().map(|buffer| match buffer {
+            Buffers::Kept(buffer) => Source::Copy(memory(buffer).unwrap_or_default()),
+            Buffers::Settled(loan) => Source::Lend(loan.clone()),
+            Buffers::Offered(offer) => match offer.taken() {
+                Some(loan) => Source::Lend(loan),
+                None => Source::Copy(offer.bytes()),
+            },
+        });
+        let sources: Vec<Source<'_>> = sources.collect();
+        gather(py, arena, &self.stream(py), &sources)
+    }
+}
+
+/// How an out-of-band buffer is kept until it is copied.
+enum Buffers {
+    Kept(PyUntypedBuffer),
+    Settled(Loan),
+    Offered(Offer),
+}
+
+/// What may become of memory that is shared already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// It is copied as any other: whoever owns it may write to it before it is read.
+    Copy,
+    /// It is lent as it lies: its owner keeps its contents until the call is done.
+    Lend,
+}
+
+/// Packs without the interpreter's lock.
+fn gather(py: Python<'_>, arena: &Arena, stream: &[&[u8]], buffers: &[Source<'_>]) -> PyResult<Payload> {
+    let copied = |buffer: &Source<'_>| if let Source::Copy(bytes) = buffer { bytes.len() } else { 0 };
+    let bytes =
+        stream.iter().map(|piece| piece.len()).sum::<usize>() + buffers.iter().map(copied).sum::<usize>();
+    if bytes >= WEIGHED_BYTES_MIN {
+        // Else the kernel's out-of-memory killer would have the last word.
+        let available = py.detach(machine::memory_available);
+        if bytes as u64 > available {
+            let error =
+                py.import("forklift._outcome")?.call_method1(intern!(py, "too_large"), (bytes, available))?;
+            return Err(PyErr::from_value(error));
+        }
+    }
+    let pack = || Payload::pack(arena, stream, buffers);
+    // Giving up the lock costs more than copying a little.
+    if bytes <= INLINE_BYTES_MAX { pack() } else { py.detach(pack) }.map_err(raise)
+}
+
+/// Packs, in the place of items for which there is no memory, the failure of each. Any other error stays one.
+pub(crate) fn refuse(py: Python<'_>, arena: &Arena, items: Range<u64>, error: PyErr) -> PyResult<Payload> {
+    let outcome = py.import("forklift._outcome")?;
+    if !error.value(py).is_instance(&outcome.getattr("MemoryLimitExceeded")?)? {
+        return Err(error);
+    }
+    let failures = PyList::empty(py);
+    for index in items {
+        failures.append(outcome.call_method1("refused_item", (error.value(py), index))?)?;
+    }
+    encode(py, failures.as_any(), arena, &mut Manner::Plain)
 }
 
 /// The Python side of pickling, looked up once. What a worker pickles are results: its picklers know what came from
@@ -138,6 +262,10 @@ struct Tools {
 
 static TOOLS: PyOnceLock<Tools> = PyOnceLock::new();
 static IN_WORKER: AtomicBool = AtomicBool::new(false);
+
+fn in_worker() -> bool {
+    IN_WORKER.load(Ordering::Relaxed)
+}
 
 /// From now on this process is a worker, and what it pickles are results.
 pub(crate) fn become_worker() {
@@ -171,7 +299,7 @@ fn attempt(py: Python<'_>, object: &Bound<'_, PyAny>, manner: Manner) -> PyResul
     let sink = Bound::new(py, Sink::default())?;
     let options = PyDict::new(py);
     options.set_item(intern!(py, "buffer_callback"), sink.getattr(intern!(py, "buffer"))?)?;
-    let upward = IN_WORKER.load(Ordering::Relaxed);
+    let upward = in_worker();
     let class = match (manner, upward) {
         (Manner::Plain, false) => tools.pickler.bind(py).clone(),
         (Manner::Plain, true) => tools.result_pickler.bind(py).clone(),
@@ -197,12 +325,12 @@ pub(crate) fn dump(py: Python<'_>, object: &Bound<'_, PyAny>, manner: &mut Manne
     }
 }
 
-/// Pickles a list of items or results: as [`dump`], with lists of numbers among them packed.
+/// Pickles a list of items or results: as [`dump`], with stand-ins where pickle would copy more often.
 ///
 /// # Errors
 /// As [`dump`].
 pub(crate) fn dump_list(py: Python<'_>, list: &Bound<'_, PyList>, manner: &mut Manner) -> PyResult<Py<Sink>> {
-    dump(py, numbers::pack(py, list)?.as_any(), manner)
+    dump(py, substitute(py, list)?.as_any(), manner)
 }
 
 /// Pickles an object into blocks of `arena`; see [`dump`].
@@ -216,7 +344,7 @@ pub(crate) fn encode(
     manner: &mut Manner,
 ) -> PyResult<Payload> {
     let sink = dump(py, object, manner)?;
-    sink.bind(py).borrow().pack(py, arena)
+    sink.bind(py).borrow().pack(py, arena, if in_worker() { Way::Copy } else { Way::Lend })
 }
 
 /// Builds the object of a parcel. Its buffers become parts of the object as they lie; they go back to their owner when
@@ -225,24 +353,43 @@ pub(crate) fn encode(
 /// # Errors
 /// What unpickling raises.
 pub(crate) fn decode<'py>(py: Python<'py>, parcel: Parcel) -> PyResult<Bound<'py, PyAny>> {
-    let tools = tools(py)?;
-    let buffers = parcel.buffers.into_iter().map(Buffer::new);
-    let options = PyDict::new(py);
-    if buffers.len() > 0 {
-        let list = PyList::empty(py);
-        for buffer in buffers {
-            list.append(Bound::new(py, buffer)?)?;
-        }
-        options.set_item(intern!(py, "buffers"), list)?;
-    }
-    let stream = Bound::new(py, Buffer::new(parcel.stream))?;
-    tools.loads.bind(py).call(PyTuple::new(py, [stream])?, Some(&options))
+    Opened::new(py, parcel)?.loads(py)
 }
 
-/// Builds the object of a pickle without out-of-band buffers.
+/// A parcel whose parts are Python objects.
+pub(crate) struct Opened<'py> {
+    pub(crate) stream: Bound<'py, PyAny>,
+    pub(crate) buffers: Bound<'py, PyList>,
+}
+
+impl<'py> Opened<'py> {
+    pub(crate) fn new(py: Python<'py>, parcel: Parcel) -> PyResult<Self> {
+        let new = if in_worker() { Buffer::new } else { Buffer::new_lendable };
+        let buffers = PyList::empty(py);
+        for buffer in parcel.buffers.into_iter().map(new) {
+            buffers.append(Bound::new(py, buffer)?)?;
+        }
+        Ok(Self { stream: Bound::new(py, Buffer::new(parcel.stream))?.into_any(), buffers })
+    }
+
+    /// Builds the object; see [`decode`].
+    pub(crate) fn loads(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let options = PyDict::new(py);
+        if !self.buffers.is_empty() {
+            options.set_item(intern!(py, "buffers"), &self.buffers)?;
+        }
+        tools(py)?.loads.bind(py).call((&self.stream,), Some(&options))
+    }
+}
+
+/// Builds the object of a pickle: bytes, or a tuple of bytes and a list of out-of-band buffers.
 ///
 /// # Errors
 /// What unpickling raises.
 pub(crate) fn loads<'py>(py: Python<'py>, pickle: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
-    tools(py)?.loads.bind(py).call1((pickle,))
+    let loads = tools(py)?.loads.bind(py);
+    let Ok(parts) = pickle.cast::<PyTuple>() else { return loads.call1((pickle,)) };
+    let options = PyDict::new(py);
+    options.set_item(intern!(py, "buffers"), parts.get_item(1)?)?;
+    loads.call((parts.get_item(0)?,), Some(&options))
 }

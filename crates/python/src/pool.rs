@@ -3,21 +3,31 @@
 use crate::error::raise;
 use crate::feed::Job;
 use crate::pickle::{Manner, encode};
-use forklift_core::config::{SchedulerConfig, SupervisorConfig};
+use crate::shared::next_key;
+use forklift_core::config::{SchedulerConfig, SpillConfig, SupervisorConfig};
 use forklift_core::event::{Chunking, Delivery, JobSpec};
-use forklift_core::id::WorkerId;
+use forklift_core::id::{JobId, WorkerId};
+use forklift_core::machine::Machine;
 use forklift_core::pool::{self, Plan};
 use forklift_core::process::{ForkOrder, Origin, Recipe};
+use forklift_core::telemetry::Recorder;
 use forklift_core::{Counters, machine};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use std::os::fd::{IntoRawFd, RawFd};
+use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How often a waiting thread looks after signals.
 const TICK: Duration = Duration::from_millis(50);
+
+/// What is announced to wake whoever waits for announcements. Jobs are counted from 1.
+const NO_JOB: u64 = 0;
+
+/// Calls of `apply` that follow one another faster than this are one call to a report.
+const APPLY_PAUSE: Duration = Duration::from_secs(1);
 
 /// Cores that this process may use: affinity and cgroup quota.
 #[pyfunction]
@@ -43,20 +53,45 @@ pub(crate) fn private_descriptors() -> Vec<RawFd> {
     forklift_core::process::private_descriptors()
 }
 
+/// Raises `OSError` unless files can be made in this directory.
+#[pyfunction]
+pub(crate) fn check_spill_dir(py: Python<'_>, directory: PathBuf) -> PyResult<()> {
+    py.detach(|| forklift_core::spill::check_directory(&directory)).map_err(raise)
+}
+
 /// A pool of workers.
 #[pyclass(module = "forklift._native", frozen)]
 pub(crate) struct Pool {
     pool: Arc<pool::Pool>,
     orders: Mutex<Receiver<ForkOrder>>,
-    announce: Sender<forklift_core::id::JobId>,
-    announced: Mutex<Receiver<forklift_core::id::JobId>>,
+    announce: Sender<JobId>,
+    announced: Mutex<Receiver<JobId>>,
+    /// How many bytes of what items share may be sent for one job.
+    share_bytes: u64,
+    /// The record of the last call, if that was one of `apply`.
+    applying: Mutex<Option<Arc<Recorder>>>,
+}
+
+impl Pool {
+    /// The record for a job that is opened now.
+    fn record(&self, apply: bool) -> Arc<Recorder> {
+        let mut applying = self.applying.lock().unwrap_or_else(PoisonError::into_inner);
+        if !apply {
+            *applying = None;
+            return self.pool.record();
+        }
+        match &*applying {
+            Some(recorder) if recorder.continues(APPLY_PAUSE) => Arc::clone(recorder),
+            _ => Arc::clone(applying.insert(self.pool.record())),
+        }
+    }
 }
 
 #[pymethods]
 impl Pool {
     /// Starts the driver, and the zygote if `origin` says so; no worker yet.
     #[new]
-    #[pyo3(signature = (*, processes, origin, command, environment, preparation, initializer, maxtasksperchild, window_bytes, stream_bytes))]
+    #[pyo3(signature = (*, processes, origin, command, environment, preparation, initializer, maxtasksperchild, worker_memory_limit, machine_root=None, window_bytes, stream_bytes, share_bytes, results_bytes, memory_limit, spill_dirs, spill_named, spill_strict))]
     #[expect(clippy::too_many_arguments, reason = "keyword-only, from one place")]
     fn new(
         py: Python<'_>,
@@ -67,8 +102,16 @@ impl Pool {
         preparation: Vec<u8>,
         initializer: Option<Bound<'_, PyAny>>,
         maxtasksperchild: Option<u64>,
+        worker_memory_limit: Option<u64>,
+        machine_root: Option<PathBuf>,
         window_bytes: u64,
         stream_bytes: u64,
+        share_bytes: u64,
+        results_bytes: u64,
+        memory_limit: u64,
+        spill_dirs: Vec<PathBuf>,
+        spill_named: bool,
+        spill_strict: bool,
     ) -> PyResult<Self> {
         let (order, orders) = channel();
         let recipe = Recipe { command, environment, preparation };
@@ -86,10 +129,15 @@ impl Pool {
                 tasks_per_worker: maxtasksperchild,
                 ..SchedulerConfig::default()
             },
-            supervisor: SupervisorConfig {
-                processes,
-                tasks_per_worker: maxtasksperchild,
-                ..SupervisorConfig::default()
+            supervisor: SupervisorConfig { processes, ..SupervisorConfig::default() },
+            worker_memory_limit,
+            machine: machine_root.map_or_else(Machine::default, Machine::below),
+            spill: SpillConfig {
+                results_bytes_max: results_bytes,
+                memory_limit,
+                directories: spill_dirs,
+                named: spill_named,
+                strict: spill_strict,
             },
             origin,
         };
@@ -113,13 +161,15 @@ impl Pool {
             orders: Mutex::new(orders),
             announce,
             announced: Mutex::new(announced),
+            share_bytes,
+            applying: Mutex::new(None),
         })
     }
 
     /// Begins a job. `function` is `(callable, shape)`, which crosses once per worker; `chunksize` 0 means chosen while
-    /// running; `held` if all items exist before they are pulled; a `streamed` job waits for its consumer, at most `buffersize` items ahead of it (0: bytes alone count).
+    /// running; `held` if all items exist before they are pulled; a `streamed` job waits for its consumer, at most `buffersize` items ahead of it (0: bytes alone count); `apply` jobs that follow one another share a record; `sharing`: whether items are looked through for what they share.
     #[expect(clippy::too_many_arguments, reason = "keyword-only, from one place")]
-    #[pyo3(signature = (function, *, items=None, chunksize=0, held=true, streamed=false, buffersize=0, announce=false))]
+    #[pyo3(signature = (function, *, items=None, chunksize=0, held=true, streamed=false, buffersize=0, announce=false, retries=0, task_timeout=None, apply=false, sharing=true))]
     fn open(
         &self,
         py: Python<'_>,
@@ -130,6 +180,10 @@ impl Pool {
         streamed: bool,
         buffersize: u64,
         announce: bool,
+        retries: u32,
+        task_timeout: Option<f64>,
+        apply: bool,
+        sharing: bool,
     ) -> PyResult<Job> {
         let mut manner = Manner::default();
         let payload = encode(py, function, self.pool.broadcast(), &mut manner)?;
@@ -141,18 +195,51 @@ impl Pool {
                 (true, 0) => Delivery::Streamed(None),
                 (true, ahead) => Delivery::Streamed(Some(ahead)),
             },
+            retries,
+            task_timeout: task_timeout.map(Duration::from_secs_f64),
         };
-        let handle = self.pool.open(payload, spec, announce.then(|| self.announce.clone()));
-        Ok(Job::new(Arc::clone(&self.pool), handle, held, chunksize != 0, manner))
+        let recorder = self.record(apply);
+        let announce = announce.then(|| self.announce.clone());
+        let handle = self.pool.open(payload, spec, announce, Arc::clone(&recorder));
+        let (pool, fixed) = (Arc::clone(&self.pool), chunksize != 0);
+        let share_bytes = sharing.then_some(self.share_bytes);
+        Ok(Job::new(pool, handle, recorder, held, retries > 0, fixed, manner, share_bytes))
     }
 
-    /// Waits up to `timeout` seconds for the end of a job that was opened with `announce`; its number.
-    fn ended(&self, py: Python<'_>, timeout: f64) -> Option<u64> {
-        let wait = || {
-            let announced = self.announced.lock().unwrap_or_else(PoisonError::into_inner);
-            announced.recv_timeout(Duration::from_secs_f64(timeout)).ok().map(|job| job.0)
+    /// Sends a value once to each worker that may need it, from now on until `unshare`; returns its key. A worker has
+    /// one object for all its calls, or, without `one_object`, builds one for each over the same memory.
+    #[pyo3(signature = (value, one_object=true))]
+    fn share(&self, py: Python<'_>, value: &Bound<'_, PyAny>, one_object: bool) -> PyResult<u64> {
+        let payload = encode(py, value, self.pool.broadcast(), &mut Manner::default())?;
+        let key = next_key();
+        self.pool.share(None, key, one_object, payload);
+        Ok(key)
+    }
+
+    /// Drops a shared value everywhere.
+    fn unshare(&self, key: u64) {
+        self.pool.unshare(key);
+    }
+
+    /// Waits up to `timeout` seconds (None: for ever) for the end of a job that was opened with `announce`; its number.
+    /// None when the time is up, or for `wake`. One thread only may wait.
+    #[pyo3(signature = (timeout=None))]
+    fn ended(&self, py: Python<'_>, timeout: Option<f64>) -> Option<u64> {
+        let announced = || self.announced.lock().unwrap_or_else(PoisonError::into_inner);
+        // The interpreter is not let go of where something is there already: getting it back may take a while.
+        let at_once = announced().try_recv();
+        let wait = || match timeout {
+            None => announced().recv().ok(),
+            Some(seconds) => announced().recv_timeout(Duration::from_secs_f64(seconds)).ok(),
         };
-        py.detach(wait)
+        let job = at_once.ok().or_else(|| py.detach(wait));
+        job.map(|job| job.0).filter(|job| *job != NO_JOB)
+    }
+
+    /// Has `ended` return.
+    fn wake(&self) {
+        // Nobody listens any more once the pool is gone.
+        let _ = self.announce.send(JobId(NO_JOB));
     }
 
     /// Waits up to `timeout` seconds for a worker to be forked from this process: `(slot, generation, channel, life)`,
@@ -221,6 +308,7 @@ impl Pool {
             let patience =
                 deadline.map_or(TICK, |deadline| deadline.saturating_duration_since(Instant::now()));
             if py.detach(|| self.pool.join(patience.min(TICK))) {
+                self.wake();
                 return Ok(true);
             }
             py.check_signals()?;
@@ -250,26 +338,50 @@ impl Pool {
     fn counters<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let Counters {
             births,
+            deaths,
+            recycled_tasks,
+            recycled_memory,
+            stopped_memory,
+            throttled,
+            admitted_percent,
             messages_sent,
             messages_received,
             chunks,
+            retried,
             functions_sent,
             bytes_copied_in,
+            bytes_lent,
             bytes_in_messages,
             result_bytes,
+            result_bytes_handed,
             fresh_bytes,
+            spilled_bytes,
+            payload_bytes_peak,
+            results_bytes_peak,
         } = py.detach(|| self.pool.counters());
         let counters = PyDict::new(py);
         for (name, value) in [
             ("births", births),
+            ("deaths", deaths),
+            ("recycled_tasks", recycled_tasks),
+            ("recycled_memory", recycled_memory),
+            ("stopped_memory", stopped_memory),
+            ("throttled", throttled),
+            ("admitted_percent", admitted_percent),
             ("messages_sent", messages_sent),
             ("messages_received", messages_received),
             ("chunks", chunks),
+            ("retried", retried),
             ("functions_sent", functions_sent),
             ("bytes_copied_in", bytes_copied_in),
+            ("bytes_lent", bytes_lent),
             ("bytes_in_messages", bytes_in_messages),
             ("result_bytes", result_bytes),
+            ("result_bytes_handed", result_bytes_handed),
             ("fresh_bytes", fresh_bytes),
+            ("spilled_bytes", spilled_bytes),
+            ("payload_bytes_peak", payload_bytes_peak),
+            ("results_bytes_peak", results_bytes_peak),
         ] {
             counters.set_item(name, value)?;
         }

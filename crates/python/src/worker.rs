@@ -2,17 +2,21 @@
 
 use crate::descriptor::adopt;
 use crate::error::raise;
-use crate::pickle::{Manner, become_worker, decode, dump_list, encode, loads};
+use crate::numpy_heap::{self, Heap};
+use crate::pickle::{Manner, Sink, become_worker, decode, dump_list, encode, loads};
+use crate::private_heap;
+use crate::shared;
 use forklift_core::Error;
 use forklift_core::event::Spent;
-use forklift_core::id::{ChunkId, JobId};
+use forklift_core::id::{ChunkId, JobId, Time};
 use forklift_core::payload::{Parcel, Payload};
-use forklift_core::worker::{Call, Order, Station};
+use forklift_core::telemetry::{Stopwatch, clock, switched_on};
+use forklift_core::worker::{Call, Done, Order, Station};
 use forklift_shm::Phase;
-use pyo3::exceptions::{PyException, PyRuntimeError};
+use pyo3::exceptions::PyRuntimeError;
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyList, PyTuple, PyType};
+use pyo3::types::{IntoPyDict, PyDict, PyList, PyTuple, PyType};
 use std::collections::HashMap;
 use std::os::fd::RawFd;
 use std::time::{Duration, Instant};
@@ -110,17 +114,32 @@ impl Failures {
 #[pyfunction]
 pub(crate) fn serve(py: Python<'_>, descriptor: RawFd) -> PyResult<i32> {
     become_worker();
+    private_heap::keep_warm();
+    // What a child of this worker writes to its arguments must not reach them.
+    let privatize = wrap_pyfunction!(privatize, py)?;
+    let hook = [(intern!(py, "after_in_child"), privatize)].into_py_dict(py)?;
+    py.import(intern!(py, "os"))?.call_method(intern!(py, "register_at_fork"), (), Some(&hook))?;
     let mut server = Server {
         station: Station::new(adopt(descriptor)?),
         functions: HashMap::new(),
         failures: Failures::new(py)?,
         manner: Manner::default(),
+        heap: None,
+        worked: Some(Instant::now()),
+        watch: Stopwatch::new(switched_on()),
+        modules: Modules::new(py)?,
     };
     match server.run(py) {
         Ok(code) => Ok(code),
         Err(Trouble::Gone) => Ok(0),
         Err(Trouble::Python(error)) => Err(error),
     }
+}
+
+/// In a fork of this process: what it writes to memory that it shares with others is its own from here on.
+#[pyfunction]
+pub(crate) fn privatize() {
+    forklift_shm::privatize();
 }
 
 /// What ends the loop before its time.
@@ -150,7 +169,44 @@ struct Batch<'py> {
     results: Bound<'py, PyList>,
     failed: u32,
     spent: Spent,
+    /// When the first of them began.
     begun: Instant,
+    /// When the worker turned to them, and how long it had waited before.
+    turned: Time,
+    waited: Duration,
+}
+
+/// Notices when modules are imported.
+struct Modules {
+    all: Py<PyDict>,
+    known: usize,
+}
+
+/// Top-level names of imported modules that are told at a time.
+const IMPORTED_MAX: usize = 16;
+
+impl Modules {
+    fn new(py: Python<'_>) -> PyResult<Self> {
+        let all = py.import("sys")?.getattr("modules")?.cast_into::<PyDict>()?;
+        Ok(Self { known: all.len(), all: all.unbind() })
+    }
+
+    /// Those that were imported since the last time, by their top-level names. The dictionary keeps the order of
+    /// imports, so this is a comparison of lengths but for the first items of a job.
+    fn imported(&mut self, py: Python<'_>) -> String {
+        let all = self.all.bind(py);
+        let known = std::mem::replace(&mut self.known, all.len());
+        if all.len() <= known {
+            return String::new();
+        }
+        let mut names: Vec<String> = Vec::new();
+        for name in all.keys().iter().skip(known).filter_map(|name| name.extract::<String>().ok()) {
+            if !name.contains('.') && !name.starts_with('_') && names.len() < IMPORTED_MAX {
+                names.push(name);
+            }
+        }
+        names.join(",")
+    }
 }
 
 struct Server {
@@ -158,6 +214,12 @@ struct Server {
     functions: HashMap<JobId, Result<Function, Py<PyAny>>>,
     failures: Failures,
     manner: Manner,
+    /// Where large arrays are made, once NumPy is imported.
+    heap: Option<&'static Heap>,
+    /// When it last worked, until what was free since then has been given back.
+    worked: Option<Instant>,
+    watch: Stopwatch,
+    modules: Modules,
 }
 
 impl Server {
@@ -171,11 +233,19 @@ impl Server {
                     }
                 }
                 Order::Call(call) => self.call(py, call)?,
+                Order::Share { job, key, keep, value } => shared::keep(job, key, keep, value),
+                Order::Unshare(key) => shared::drop_key(key),
                 Order::Forget(job) => {
                     self.functions.remove(&job);
+                    shared::drop_job(job);
                 }
                 Order::Stop => return Ok(0),
-                Order::Pause => py.check_signals()?,
+                Order::Pause => {
+                    py.check_signals()?;
+                    if self.worked.take_if(|worked| worked.elapsed() >= private_heap::TRIM_AFTER).is_some() {
+                        private_heap::trim();
+                    }
+                }
             }
         }
     }
@@ -219,39 +289,96 @@ impl Server {
             };
             self.functions.insert(job, function);
         }
-        let items = decode(py, call.payload).and_then(|crossed| unpack(py, crossed));
+        let items = match decode(py, call.payload).and_then(Items::new) {
+            Err(_) if call.retained => {
+                // One of them cannot be rebuilt. The parent will send them so that it shows which.
+                self.station.give_back(chunk)?;
+                self.station.mark_idle();
+                return Ok(());
+            }
+            items => items,
+        };
+        self.make_heap(py)?;
         let spent = Spent { decode: begun.elapsed(), ..Spent::default() };
         // Looked up once, not once an item.
         let Some(function) = self.functions.remove(&job) else {
             return Err(PyRuntimeError::new_err("work for a function that was never sent").into());
         };
-        let mut batch = Batch { results: PyList::empty(py), failed: 0, spent, begun: Instant::now() };
+        let mut batch = Batch {
+            results: PyList::empty(py),
+            failed: 0,
+            spent,
+            begun: Instant::now(),
+            turned: call.begun,
+            waited: call.waited,
+        };
         for index in 0..count {
             let item = start + u64::from(index);
             let now = self.station.mark(job, item, Phase::Calling);
+            match batch.results.len() as u32 {
+                0 => self.watch.start(now),
+                done => self.watch.lap(now, done - 1),
+            }
             if now.since(shown) >= ANSWER_INTERVAL && !batch.results.is_empty() {
                 let first = item - batch.results.len() as u64;
                 batch = self.answer(py, job, chunk, first, batch, false)?;
                 shown = self.station.mark(job, item, Phase::Calling);
+                self.watch.start(shown);
             }
-            let outcome = match &items {
-                Ok(items) => self.outcome(py, &function, items, (skip + index) as usize)?,
-                Err(error) => Err(self.failures.undecodable(py, "the item", error.clone_ref(py))?),
+            let item = match &items {
+                Ok(items) => items.take((skip + index) as usize),
+                Err(error) => Err(error.clone_ref(py)),
+            };
+            let outcome = match item {
+                Ok(item) => self.outcome(py, &function, item)?,
+                Err(error) => Err(self.failures.undecodable(py, "the item", error)?),
             };
             batch.failed += u32::from(outcome.is_err());
             match outcome {
                 Ok(result) | Err(result) => batch.results.append(result)?,
             }
+            if index + 1 < count
+                && self.station.is_look_due(now)
+                && self.station.may_have_outgrown(self.held_bytes(), false)
+            {
+                let first = start + u64::from(index + 1) - batch.results.len() as u64;
+                batch = self.answer(py, job, chunk, first, batch, false)?;
+                if self.has_outgrown(false)? {
+                    drop(items);
+                    self.station.surrender(chunk)?;
+                    return Ok(());
+                }
+                shown = now;
+                self.watch.start(shown);
+            }
         }
-        if let Ok(items) = &items {
-            // What lies in the parent's memory goes back with the answer, if nobody kept it.
-            items.call_method0(intern!(py, "clear"))?;
-        }
+        // What lies in the parent's memory goes back with the answer, if nobody kept it.
+        drop(items);
         self.functions.insert(job, function);
         let first = start + u64::from(count) - batch.results.len() as u64;
         self.answer(py, job, chunk, first, batch, true)?;
         self.station.mark_idle();
+        self.has_outgrown(true)?;
+        self.worked = Some(Instant::now());
         Ok(())
+    }
+
+    /// Bytes of live arrays in this worker's blocks.
+    fn held_bytes(&self) -> u64 {
+        self.heap.map_or(0, |heap| heap.held_bytes() as u64)
+    }
+
+    /// Whether this worker has more memory than it may, once all that was freed is given back. Nothing may wait to be
+    /// sent. `done`: no piece is in hand, so that what it kept of its arguments shows.
+    fn has_outgrown(&mut self, done: bool) -> Result<bool, Trouble> {
+        let held = self.held_bytes();
+        if !self.station.may_have_outgrown(held, done) {
+            return Ok(false);
+        }
+        // The parent need not look meanwhile, and no item is to blame if it does.
+        self.station.mark_idle();
+        private_heap::trim();
+        Ok(self.station.has_outgrown(held, done)?)
     }
 
     /// Sends the outcomes that have gathered, the first of which is that of item `first`; returns an empty batch.
@@ -264,17 +391,28 @@ impl Server {
         batch: Batch<'py>,
         last: bool,
     ) -> Result<Batch<'py>, Trouble> {
-        let Batch { results, mut failed, mut spent, begun } = batch;
+        let Batch { results, mut failed, mut spent, begun, turned, waited } = batch;
         spent.call += begun.elapsed();
-        let encoding = Instant::now();
-        self.station.mark(job, first, Phase::Encoding);
-        let payload = self.encode_results(py, &results, &mut failed)?;
         let count = results.len() as u32;
+        let encoding = Instant::now();
+        let now = self.station.mark(job, first, Phase::Encoding);
+        if last {
+            self.watch.lap(now, count.saturating_sub(1));
+        }
+        let mut shift = self.watch.finish(spent.call, count);
+        (shift.begun, shift.waited, shift.imported) = (turned, waited, self.modules.imported(py));
         // The results die before the answer goes, so that what they held of the parent's memory goes with it.
-        drop(results);
+        let payload = self.encode_results(py, results, &mut failed)?;
         spent.encode += encoding.elapsed();
-        self.station.answer(chunk, count, failed, last, spent, &payload)?;
-        Ok(Batch { results: PyList::empty(py), failed: 0, spent: Spent::default(), begun: Instant::now() })
+        self.station.answer(Done { chunk, items: count, failed, last, spent, shift }, &payload)?;
+        Ok(Batch {
+            results: PyList::empty(py),
+            failed: 0,
+            spent: Spent::default(),
+            begun: Instant::now(),
+            turned: clock(),
+            waited: Duration::ZERO,
+        })
     }
 
     /// One call: its result, or its failure.
@@ -282,12 +420,8 @@ impl Server {
         &self,
         py: Python<'py>,
         function: &Result<Function, Py<PyAny>>,
-        items: &Bound<'py, PyList>,
-        index: usize,
+        item: Bound<'py, PyAny>,
     ) -> PyResult<Result<Bound<'py, PyAny>, Bound<'py, PyAny>>> {
-        let item = items.get_item(index)?;
-        // Each item may die as soon as its call is over.
-        items.set_item(index, py.None())?;
         if item.get_type().is(&self.failures.class) {
             return Ok(Err(item));
         }
@@ -301,16 +435,29 @@ impl Server {
         }
     }
 
-    /// Encodes a list of results. Those that cannot be sent are replaced by their failures.
+    /// Large arrays are made in the outbound arena from now on, if NumPy is imported and they are not yet.
+    fn make_heap(&mut self, py: Python<'_>) -> PyResult<()> {
+        if self.heap.is_none()
+            && let Some((heap, handler)) =
+                numpy_heap::make(py, self.station.arena().clone(), true, self.station.ledger())?
+        {
+            numpy_heap::set_handler(py, handler.bind(py))?;
+            self.heap = Some(heap);
+        }
+        Ok(())
+    }
+
+    /// Encodes a list of results and lets go of it. Those that cannot be sent are replaced by their failures.
     fn encode_results(
         &mut self,
         py: Python<'_>,
-        results: &Bound<'_, PyList>,
+        results: Bound<'_, PyList>,
         failed: &mut u32,
     ) -> PyResult<Payload> {
-        let error = match self.encode_list(py, results) {
-            Ok(payload) => return Ok(payload),
-            Err(error) if !error.is_instance_of::<PyException>(py) => return Err(error),
+        self.make_heap(py)?;
+        let error = match dump_list(py, &results, &mut self.manner) {
+            Ok(sink) => return self.hand_over(py, &sink, results, failed),
+            // Whatever it is: a result that calls sys.exit() when it is pickled is its own item's failure.
             Err(error) => error,
         };
         for index in 0..results.len() {
@@ -330,24 +477,59 @@ impl Server {
                 results.set_item(index, failure)?;
             }
         }
-        self.encode_list(py, results)
+        let sink = dump_list(py, &results, &mut self.manner)?;
+        self.hand_over(py, &sink, results, failed)
     }
 
-    fn encode_list(&mut self, py: Python<'_>, list: &Bound<'_, PyList>) -> PyResult<Payload> {
-        let sink = dump_list(py, list, &mut self.manner)?;
-        sink.bind(py).borrow().pack(py, self.station.arena())
+    /// Packs results. If there is no memory for them, that is the failure of each.
+    fn hand_over(
+        &mut self,
+        py: Python<'_>,
+        sink: &Py<Sink>,
+        results: Bound<'_, PyList>,
+        failed: &mut u32,
+    ) -> PyResult<Payload> {
+        let count = results.len();
+        let packed = sink.bind(py).borrow_mut().hand_over(py, self.station.arena(), self.heap, results);
+        let error = match packed {
+            Ok(payload) => return Ok(payload),
+            Err(error) => error,
+        };
+        let failure = self.failures.caught(py, error)?;
+        *failed = count as u32;
+        let failures = PyList::new(py, std::iter::repeat_n(failure, count))?;
+        self.encode(py, failures.as_any())
     }
 }
 
-/// The items of a chunk: a list, or a tuple of pickles of lists.
-fn unpack<'py>(py: Python<'py>, crossed: Bound<'py, PyAny>) -> PyResult<Bound<'py, PyList>> {
-    let pickles = match crossed.cast_into::<PyList>() {
-        Ok(items) => return Ok(items),
-        Err(other) => other.into_inner().cast_into::<PyTuple>()?,
-    };
-    let items = PyList::empty(py);
-    for pickle in pickles.iter() {
-        items.call_method1(intern!(py, "extend"), (loads(py, &pickle)?,))?;
+/// The items of a chunk.
+enum Items<'py> {
+    /// All of one pickle.
+    Together(Bound<'py, PyList>),
+    /// Pickles of lists of one item each: an item is built when its turn comes.
+    OneByOne(Bound<'py, PyTuple>),
+}
+
+impl<'py> Items<'py> {
+    fn new(crossed: Bound<'py, PyAny>) -> PyResult<Self> {
+        match crossed.cast_into::<PyList>() {
+            Ok(items) => Ok(Self::Together(items)),
+            Err(other) => Ok(Self::OneByOne(other.into_inner().cast_into::<PyTuple>()?)),
+        }
     }
-    Ok(items)
+
+    /// Takes an item out, so that it may die as soon as its call is over.
+    fn take(&self, index: usize) -> PyResult<Bound<'py, PyAny>> {
+        match self {
+            Self::Together(items) => {
+                let item = items.get_item(index)?;
+                items.set_item(index, items.py().None())?;
+                Ok(item)
+            }
+            Self::OneByOne(pickles) => {
+                let alone = loads(pickles.py(), &pickles.get_item(index)?)?;
+                alone.get_item(0)
+            }
+        }
+    }
 }

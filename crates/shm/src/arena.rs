@@ -37,6 +37,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::ops::Range;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use offset_allocator::{Allocation, Allocator};
@@ -58,6 +59,12 @@ const SEGMENT_BYTES_GROWN: u64 = 1 << 30;
 /// parent has an arena for each worker, so this stays modest: 256 KiB a segment. A window holds tens of blocks; who
 /// fills a segment with thousands gets another segment.
 const EXTENTS_MAX: u32 = 8 << 10;
+
+/// A run of fresh pages of at least this size is asked for in one call before it is written to.
+const POPULATED_BYTES_MIN: u64 = 256 << 10;
+
+/// The pages of a larger block are only found as they are touched: who asks for so much may mean to use little of it.
+const POPULATED_BYTES_MAX: u64 = 256 << 20;
 
 /// What an arena may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -110,7 +117,16 @@ pub struct Arena {
 impl Arena {
     /// Makes an arena that owns nothing yet: its first segment comes with the first allocation.
     pub fn new(limits: ArenaLimits) -> Self {
-        Self { estate: Arc::new(Estate { limits, ledger: Mutex::default() }) }
+        Self { estate: Arc::new(Estate { limits, directory: None, ledger: Mutex::default() }) }
+    }
+
+    /// Makes an arena whose segments lie in files of this directory, which have no names. For blocks of this process's own
+    /// use: nothing of it may be sent to a peer.
+    ///
+    /// Warm memory is worth nothing here: what is released is given back to the disk at once.
+    pub fn on_disk(directory: PathBuf, limits: ArenaLimits) -> Self {
+        let ledger = Ledger { keeps_nothing: true, ..Ledger::default() };
+        Self { estate: Arc::new(Estate { limits, directory: Some(directory), ledger: Mutex::new(ledger) }) }
     }
 
     /// Allocates a draft of exactly `bytes` bytes (0 is allowed), which occupies whole pages. Its contents are left
@@ -120,14 +136,40 @@ impl Arena {
     /// [`Error::Exhausted`] when the limit leaves no room (releasing blocks helps); [`Error::System`] when a new
     /// segment was needed and the system refused; [`Error::OutOfRange`] for more than [`SEGMENT_BYTES_MAX`].
     pub fn allocate(&self, bytes: u64) -> Result<Draft> {
+        let (draft, segment, places) = self.take(bytes)?;
+        if bytes <= POPULATED_BYTES_MAX && self.estate.directory.is_none() {
+            for run in places.fresh.iter().filter(|run| run.end - run.start >= POPULATED_BYTES_MIN) {
+                // Only a hint, and the range is the draft's own.
+                let _ = segment.populate(run.start, run.end - run.start);
+            }
+        }
+        Ok(draft)
+    }
+
+    /// Allocates as [`allocate`](Self::allocate), but every byte is zero. Pages that were never touched are zero
+    /// already and stay untouched, so that a large draft of which little is written takes little memory.
+    ///
+    /// # Errors
+    /// As [`allocate`](Self::allocate).
+    pub fn allocate_zeroed(&self, bytes: u64) -> Result<Draft> {
+        let (mut draft, _, places) = self.take(bytes)?;
+        let start = draft.span().offset;
+        for run in places.warm {
+            let (from, to) = ((run.start - start).min(bytes), (run.end - start).min(bytes));
+            draft[from as usize..to as usize].fill(0);
+        }
+        Ok(draft)
+    }
+
+    fn take(&self, bytes: u64) -> Result<(Draft, Arc<Segment>, Places)> {
         let mut ledger = self.estate.lock();
-        let (segment, span) = ledger.place(bytes, &self.estate.limits)?;
+        let (segment, span, places) = ledger.place(bytes, &self.estate)?;
         let owner: Arc<dyn Release> = Arc::clone(&self.estate) as Arc<dyn Release>;
         // A refusal here would mean that the allocator has handed a page out twice. The extent then stays out of use,
         // which is the safe side.
         let draft = Draft::claim(&segment, span, owner)?;
         ledger.usage.allocations += 1;
-        Ok(draft)
+        Ok((draft, segment, places))
     }
 
     /// One of the arena's segments, so that its descriptor can be sent to a peer. None when there is no such segment
@@ -164,9 +206,19 @@ impl fmt::Debug for Arena {
     }
 }
 
+/// What a block was cut from, in bytes of its segment.
+struct Places {
+    /// Memory that was never touched, or was given back since: it reads as zero.
+    fresh: Vec<Range<u64>>,
+    /// Memory with something left in it.
+    warm: Vec<Range<u64>>,
+}
+
 /// What all clones of an arena and all of its blocks share.
 struct Estate {
     limits: ArenaLimits,
+    /// Where the segments' files are, if they are not in memory.
+    directory: Option<PathBuf>,
     ledger: Mutex<Ledger>,
 }
 
@@ -187,6 +239,8 @@ impl Release for Estate {
 /// The account of an arena.
 #[derive(Default)]
 struct Ledger {
+    /// Pages are given back as soon as they are free.
+    keeps_nothing: bool,
     plots: BTreeMap<SegmentId, Plot>,
     /// How many segments were ever created; ids count on from the limits' first one, so that none is used twice.
     created: u32,
@@ -196,7 +250,8 @@ struct Ledger {
 
 impl Ledger {
     /// Finds room for a block, enters it and says where it is.
-    fn place(&mut self, bytes: u64, limits: &ArenaLimits) -> Result<(Arc<Segment>, Span)> {
+    fn place(&mut self, bytes: u64, estate: &Estate) -> Result<(Arc<Segment>, Span, Places)> {
+        let limits = &estate.limits;
         if bytes > SEGMENT_BYTES_MAX {
             return Err(Error::OutOfRange { offset: 0, bytes, segment_bytes: SEGMENT_BYTES_MAX });
         }
@@ -210,12 +265,13 @@ impl Ledger {
         let extent_pages = extent_of(page_count);
         let (id, page) = match self.find(page_count, extent_pages) {
             Some(found) => found,
-            None => self.grow(extent_pages, limits)?,
+            None => self.grow(extent_pages, estate)?,
         };
         let Some(plot) = self.plots.get_mut(&id) else {
             unreachable!("expected the segment {id:?} that was just cut, found none")
         };
-        let fresh_bytes = plot.enter(page..page + page_count) * page_bytes();
+        let places = plot.enter(page..page + page_count);
+        let fresh_bytes = places.fresh.iter().map(|run| run.end - run.start).sum::<u64>();
         let usage = &mut self.usage;
         usage.fresh_bytes += fresh_bytes;
         usage.warm_bytes -= held_bytes - fresh_bytes;
@@ -228,7 +284,7 @@ impl Ledger {
         {
             self.trim(total_bytes - self.usage.live_bytes);
         }
-        Ok((segment, Span { segment: id, offset: page * page_bytes(), bytes }))
+        Ok((segment, Span { segment: id, offset: page * page_bytes(), bytes }, places))
     }
 
     /// Cuts an extent from the segments that exist; see the module's documentation for the order.
@@ -247,14 +303,18 @@ impl Ledger {
     }
 
     /// Creates a segment and cuts an extent from it.
-    fn grow(&mut self, extent_pages: u32, limits: &ArenaLimits) -> Result<(SegmentId, u64)> {
+    fn grow(&mut self, extent_pages: u32, estate: &Estate) -> Result<(SegmentId, u64)> {
+        let limits = &estate.limits;
         let existing_bytes: u64 = self.plots.values().map(|plot| plot.segment.bytes()).sum();
         let bytes = limits
             .segment_bytes
             .max(existing_bytes.min(SEGMENT_BYTES_GROWN))
             .max(u64::from(extent_pages) * page_bytes())
             .min(SEGMENT_BYTES_MAX);
-        let mut plot = Plot::new(Segment::create(bytes)?);
+        let mut plot = Plot::new(match &estate.directory {
+            None => Segment::create(bytes)?,
+            Some(directory) => Segment::create_in(directory, bytes)?,
+        });
         let Some(page) = plot.cut(extent_pages) else {
             unreachable!("expected {extent_pages} pages in a new segment of {bytes} bytes, found no room")
         };
@@ -276,6 +336,20 @@ impl Ledger {
             self.usage.live_bytes -= held_bytes;
             self.usage.live_blocks -= 1;
             self.usage.warm_bytes += held_bytes;
+        }
+        if known && self.keeps_nothing {
+            self.give_up(span.segment, page..page + page_count);
+        }
+    }
+
+    /// Gives free pages back, and their segment with them if that is all of it.
+    fn give_up(&mut self, id: SegmentId, pages: Range<u64>) {
+        let Some(plot) = self.plots.get_mut(&id) else { return };
+        if plot.live_pages == 0 {
+            self.usage.warm_bytes -= plot.warm_pages() * page_bytes();
+            self.plots.remove(&id);
+        } else {
+            self.usage.warm_bytes -= plot.punch(pages) * page_bytes();
         }
     }
 
@@ -350,12 +424,15 @@ impl Plot {
         Some(page)
     }
 
-    /// Enters a block's pages as live; returns how many were not yet touched.
-    fn enter(&mut self, pages: Range<u64>) -> u64 {
+    /// Enters a block's pages as live; returns which of them were touched before, and which not.
+    fn enter(&mut self, pages: Range<u64>) -> Places {
+        let in_bytes = |runs: Vec<Range<u64>>| {
+            runs.into_iter().map(|run| run.start * page_bytes()..run.end * page_bytes()).collect()
+        };
+        let (inside, outside) = self.touched.split(pages.clone());
         self.live_pages += self.live.insert(pages.clone());
-        let fresh_pages = self.touched.insert(pages);
-        self.touched_pages += fresh_pages;
-        fresh_pages
+        self.touched_pages += self.touched.insert(pages);
+        Places { fresh: in_bytes(outside), warm: in_bytes(inside) }
     }
 
     /// Takes a block's extent back; false when there is no such block.
@@ -392,198 +469,4 @@ fn extent_of(page_count: u64) -> u32 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const MEGABYTE: u64 = 1 << 20;
-
-    fn arena(segment_bytes: u64, total_bytes: Option<u64>) -> Arena {
-        Arena::new(ArenaLimits { segment_bytes, total_bytes, ..ArenaLimits::default() })
-    }
-
-    fn place(draft: &Draft) -> (SegmentId, u64) {
-        (draft.span().segment, draft.span().offset)
-    }
-
-    #[test]
-    fn extents_are_size_classes_of_the_allocator() {
-        for pages in (1..1000).chain([(1 << 30) - 1, 1 << 30]) {
-            let extent = extent_of(pages);
-            assert!(u64::from(extent) >= pages && u64::from(extent) < 2 * pages, "{pages} became {extent}");
-            // An allocator that is exactly as large as the class is filed under it, so it can be had as a whole.
-            let whole = Allocator::<u32>::with_max_allocs(extent, 4).allocate(extent);
-            assert!(whole.is_some(), "{extent} is not a class");
-        }
-    }
-
-    #[test]
-    fn an_isolated_block_is_found_again_by_a_request_of_its_size() {
-        for bytes in [1, 4096, 100_000, 8_000_000, 8 * MEGABYTE, 12_345_678] {
-            let arena = arena(64 * MEGABYTE, None);
-            let first = arena.allocate(bytes).unwrap();
-            let _second = arena.allocate(bytes).unwrap();
-            let was = place(&first);
-            let fresh_bytes = arena.usage().fresh_bytes;
-            drop(first);
-            let again = arena.allocate(bytes).unwrap();
-            assert_eq!(place(&again), was, "{bytes} bytes");
-            assert_eq!(arena.usage().fresh_bytes, fresh_bytes);
-        }
-    }
-
-    #[test]
-    fn a_window_of_blocks_touches_no_fresh_page_in_steady_state() {
-        let arena = arena(64 * MEGABYTE, None);
-        let mut window: Vec<Draft> = (0..6).map(|_| arena.allocate(8_000_000).unwrap()).collect();
-        let fresh_bytes = arena.usage().fresh_bytes;
-        for step in 0..1000 {
-            drop(window.remove(step * 7 % 6));
-            let bytes = if step % 3 == 0 { 7_500_000 } else { 8_000_000 };
-            window.push(arena.allocate(bytes).unwrap());
-        }
-        assert_eq!(arena.usage().fresh_bytes, fresh_bytes);
-        assert_eq!(arena.usage().segments, 1);
-        assert_eq!(arena.usage().allocations, 1006);
-    }
-
-    #[test]
-    fn warm_memory_of_a_newer_segment_goes_before_cold_memory_of_an_older_one() {
-        let arena = arena(16 * MEGABYTE, None);
-        let small = arena.allocate(MEGABYTE).unwrap();
-        let large = arena.allocate(32 * MEGABYTE).unwrap();
-        let newer = large.span().segment;
-        assert_ne!(small.span().segment, newer);
-        drop(large);
-        assert_eq!(arena.allocate(2 * MEGABYTE).unwrap().span().segment, newer);
-        drop(small);
-        assert_eq!(arena.allocate(MEGABYTE).unwrap().span().segment, SegmentId(0), "the older one first");
-    }
-
-    #[test]
-    fn segments_grow_with_what_exists() {
-        let arena = arena(MEGABYTE, None);
-        let mut sizes = Vec::new();
-        let mut drafts = Vec::new();
-        while sizes.len() < 5 {
-            drafts.push(arena.allocate(MEGABYTE / 2).unwrap());
-            sizes = arena.segments().into_iter().map(|id| arena.segment(id).unwrap().bytes()).collect();
-        }
-        assert_eq!(sizes, [1, 1, 2, 4, 8].map(|size| size * MEGABYTE));
-        let huge = arena.allocate(5 << 30).unwrap();
-        assert!(arena.segment(huge.span().segment).unwrap().bytes() >= 5 << 30);
-    }
-
-    #[test]
-    fn segments_are_numbered_from_where_the_limits_say() {
-        let arena = Arena::new(ArenaLimits { first_segment: 1 << 31, ..ArenaLimits::default() });
-        let draft = arena.allocate(1).unwrap();
-        assert_eq!(draft.span().segment, SegmentId(1 << 31));
-        assert!(arena.segment(SegmentId(1 << 31)).is_some() && arena.segment(SegmentId(0)).is_none());
-    }
-
-    #[test]
-    fn a_huge_block_is_usable_to_its_end() {
-        let arena = arena(MEGABYTE, None);
-        let mut draft = arena.allocate((4 << 30) + 12_345).unwrap();
-        assert_eq!(draft.len(), (4 << 30) + 12_345);
-        let last = draft.len() - 1;
-        (draft[0], draft[last]) = (1, 2);
-        assert_eq!((draft[0], draft[1], draft[last]), (1, 0, 2));
-        assert!(matches!(arena.allocate(u64::MAX), Err(Error::OutOfRange { .. })));
-    }
-
-    #[test]
-    fn empty_and_small_blocks_have_pages_of_their_own() {
-        let arena = arena(MEGABYTE, None);
-        let (first, second) = (arena.allocate(0).unwrap(), arena.allocate(0).unwrap());
-        assert!(first.is_empty());
-        assert_ne!(first.span(), second.span());
-        assert_eq!(arena.usage().live_bytes, 2 * page_bytes());
-    }
-
-    #[test]
-    fn a_crowded_segment_is_followed_by_another() {
-        let arena = arena(64 * MEGABYTE, None);
-        let drafts: Vec<Draft> = (0..EXTENTS_MAX + 10).map(|_| arena.allocate(1).unwrap()).collect();
-        assert_eq!(arena.usage().segments, 2);
-        drop(drafts);
-        assert_eq!(arena.usage().live_blocks, 0);
-    }
-
-    #[test]
-    fn the_limit_holds_for_live_and_warm_memory_together() {
-        let arena = arena(64 * MEGABYTE, Some(10 * MEGABYTE));
-        let first = arena.allocate(4 * MEGABYTE).unwrap();
-        let second = arena.allocate(4 * MEGABYTE).unwrap();
-        let refused = arena.allocate(4 * MEGABYTE).unwrap_err();
-        assert!(matches!(refused, Error::Exhausted { live_bytes, .. } if live_bytes == 8 * MEGABYTE));
-        assert!(refused.is_shortage());
-        drop(first);
-        // 5 MiB do not fit into the hole of 4 MiB, some of which has to be given back for them.
-        let third = arena.allocate(5 * MEGABYTE).unwrap();
-        let usage = arena.usage();
-        assert_eq!((usage.live_bytes, usage.warm_bytes), (9 * MEGABYTE, MEGABYTE));
-        drop((second, third));
-        assert!(arena.allocate(11 * MEGABYTE).is_err(), "larger than the limit is never possible");
-        assert!(arena.allocate(10 * MEGABYTE).is_ok());
-    }
-
-    #[test]
-    fn trimming_keeps_what_it_is_told_to_and_drops_empty_segments() {
-        let arena = arena(4 * MEGABYTE, None);
-        let mut live = arena.allocate(MEGABYTE).unwrap();
-        live.fill(5);
-        let mut other = arena.allocate(2 * MEGABYTE).unwrap();
-        let mut large = arena.allocate(16 * MEGABYTE).unwrap();
-        other.fill(6);
-        large.fill(7);
-        let (held, newer) = (arena.segment(SegmentId(0)).unwrap(), large.span().segment);
-        drop((other, large));
-        assert_eq!(arena.usage().warm_bytes, 18 * MEGABYTE);
-        assert_eq!(arena.trim(20 * MEGABYTE), 0);
-        assert_eq!(arena.trim(3 * MEGABYTE), 15 * MEGABYTE);
-        assert_eq!(arena.segments(), [SegmentId(0), newer], "one warm megabyte is left in the newer one");
-        assert_eq!(arena.trim(1), 3 * MEGABYTE);
-        assert_eq!(arena.segments(), [SegmentId(0)]);
-        assert!(arena.segment(newer).is_none());
-        assert_eq!(held.resident_bytes().unwrap(), MEGABYTE);
-        assert!(live.iter().all(|&byte| byte == 5));
-        drop(live);
-        assert_eq!(arena.trim(0), MEGABYTE);
-        assert_eq!(arena.usage().segments, 0);
-        assert_eq!(arena.allocate(1).unwrap().span().segment, SegmentId(2), "ids are not used again");
-    }
-
-    #[test]
-    fn blocks_outlive_their_arena() {
-        let arena = arena(MEGABYTE, None);
-        let mut draft = arena.allocate(10).unwrap();
-        let clone = arena.clone();
-        drop(arena);
-        assert_eq!(clone.usage().live_blocks, 1);
-        drop(clone);
-        draft.fill(1);
-        assert_eq!(draft.seal().bytes(), 10);
-    }
-
-    #[test]
-    fn threads_may_allocate_and_release_at_once() {
-        let arena = arena(MEGABYTE, None);
-        std::thread::scope(|scope| {
-            for thread in 1..=4u8 {
-                let arena = &arena;
-                scope.spawn(move || {
-                    for step in 0..500u64 {
-                        let mut draft = arena.allocate(1 + step * 97 % 50_000).unwrap();
-                        draft.fill(thread);
-                        assert!(draft.iter().all(|&byte| byte == thread));
-                        if step % 100 == 0 {
-                            arena.trim(100_000);
-                        }
-                    }
-                });
-            }
-        });
-        assert_eq!((arena.usage().live_bytes, arena.usage().allocations), (0, 2000));
-    }
-}
+mod tests;

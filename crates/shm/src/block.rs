@@ -14,7 +14,7 @@
 //! | state | who may read | who may write | where it is found |
 //! |---|---|---|---|
 //! | [`Draft`] | its holder | its holder | where a payload is being written |
-//! | [`Block`] | the peer | the peer | in the owner's [`Lent`](crate::Lent), until the peer gives it back |
+//! | [`Block`] | the peer | the peer | in the owner's table of what it lent, until the peer gives it back |
 //! | [`View`] | its holder | its holder | in the peer: under an array, until that is collected |
 //!
 //! What this file cannot see is the peer: that a peer uses a span only between receiving and releasing it is a
@@ -76,6 +76,19 @@ impl Draft {
         self.holding.address()
     }
 
+    /// Fills a part of the draft, from `offset` on, by a system call, which fails where there is no room on the disk that the draft lies
+    /// on (see [`Arena::on_disk`](crate::Arena::on_disk)).
+    ///
+    /// # Errors
+    /// What the system says; [`InvalidInput`](std::io::ErrorKind::InvalidInput) for bytes beyond the draft's end.
+    pub fn write(&mut self, offset: u64, bytes: &[u8]) -> std::io::Result<()> {
+        let span = self.holding.span;
+        match offset.checked_add(bytes.len() as u64) {
+            Some(end) if end <= span.bytes => self.holding.segment().write(span.offset + offset, bytes),
+            _ => Err(std::io::ErrorKind::InvalidInput.into()),
+        }
+    }
+
     /// Ends the writing: from here on the bytes are the peer's that is told of the span.
     pub fn seal(self) -> Block {
         Block { holding: self.holding }
@@ -128,6 +141,11 @@ impl Block {
     pub fn bytes(&self) -> u64 {
         self.holding.span.bytes
     }
+
+    /// The segment that the bytes are in, so that its descriptor can be sent to a peer.
+    pub fn segment(&self) -> &Arc<Segment> {
+        self.holding.segment()
+    }
 }
 
 /// What drafts and blocks have in common: the claim, and whom to tell when it ends.
@@ -139,11 +157,15 @@ struct Holding {
 }
 
 impl Holding {
-    fn address(&self) -> *mut u8 {
+    fn segment(&self) -> &Arc<Segment> {
         match &self.claim {
-            Some(claim) => claim.segment().address(self.span.offset),
+            Some(claim) => claim.segment(),
             None => unreachable!("expected a claim before drop, found none"),
         }
+    }
+
+    fn address(&self) -> *mut u8 {
+        self.segment().address(self.span.offset)
     }
 }
 

@@ -4,6 +4,7 @@
 //! and, where the system refuses because of a limit, which limit that is and how to raise it.
 
 use std::io;
+use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 
@@ -15,11 +16,24 @@ pub type Result<T> = std::result::Result<T, Error>;
 #[non_exhaustive]
 pub enum Error {
     /// The operating system refused.
-    #[error("could not {attempted} ({bytes} bytes): {source}{}", advice(source))]
+    #[error("could not {attempted} ({bytes} bytes): {source}{}", advice(attempted, source))]
     System {
         /// What was attempted, as a verb phrase.
         attempted: &'static str,
         /// How many bytes the attempt was about; 0 where size plays no part.
+        bytes: u64,
+        /// The system's answer.
+        source: io::Error,
+    },
+
+    /// Memory on a disk cannot be had.
+    #[error("could not {attempted} in {} ({bytes} bytes): {source}{}", directory.display(), advice_on_disk(source))]
+    Disk {
+        /// What was attempted, as a verb phrase.
+        attempted: &'static str,
+        /// Where.
+        directory: PathBuf,
+        /// How many bytes the attempt was about.
         bytes: u64,
         /// The system's answer.
         source: io::Error,
@@ -85,11 +99,16 @@ impl Error {
         Self::System { attempted, bytes, source: errno.into() }
     }
 
+    /// A failed operation on a disk.
+    pub fn disk(attempted: &'static str, directory: &Path, bytes: u64, source: io::Error) -> Self {
+        Self::Disk { attempted, directory: directory.into(), bytes, source }
+    }
+
     /// Whether memory is short (in the machine, in the address space or in the arena's limit), so that waiting for
     /// blocks to be released may help.
     pub fn is_shortage(&self) -> bool {
         match self {
-            Self::Exhausted { .. } => true,
+            Self::Exhausted { .. } | Self::Disk { .. } => true,
             Self::System { source, .. } => {
                 matches!(Errno::from_io_error(source), Some(Errno::NOMEM | Errno::NOSPC))
             }
@@ -99,8 +118,8 @@ impl Error {
 }
 
 /// Names the limit behind an error number, and what to do about it.
-fn advice(source: &io::Error) -> &'static str {
-    match Errno::from_io_error(source) {
+fn advice(attempted: &str, source: &io::Error) -> String {
+    let words = match Errno::from_io_error(source) {
         Some(Errno::NOMEM) => {
             "; memory, address space (ulimit -v) or the number of mappings (vm.max_map_count) is used up: \
              use fewer workers, smaller items in flight, or raise that limit"
@@ -115,13 +134,36 @@ fn advice(source: &io::Error) -> &'static str {
             "; there is no room left for shared memory: use fewer workers or smaller items in flight"
         }
         Some(Errno::FBIG) => "; files may not become that large here: raise the limit with `ulimit -f`",
-        Some(Errno::NOSYS) => {
-            "; this kernel or sandbox does not offer the call: \
-             memory files need Linux 3.17 or newer and a seccomp profile that allows memfd_create"
+        Some(Errno::NOSYS | Errno::PERM | Errno::ACCESS) => return refusal(attempted),
+        _ => "",
+    };
+    words.into()
+}
+
+/// A kernel or sandbox that does not let us: which call it is, for whoever writes its rules.
+fn refusal(attempted: &str) -> String {
+    let call = match attempted {
+        "create a memory file" => "memfd_create (and the kernel must be Linux 3.17 or newer)",
+        "size a memory file" => "ftruncate",
+        "seal a memory file" => "fcntl with F_ADD_SEALS",
+        "map a memory file" => "mmap of a memory file, shared and writable",
+        "punch pages out of a memory file" => "fallocate",
+        "discard private pages" => "madvise",
+        "examine a memory file" | "examine a received descriptor" => "fstat and fcntl with F_GET_SEALS",
+        _ => return String::new(),
+    };
+    format!(
+        "; the kernel or a sandbox refuses the call: its rules (seccomp, SELinux, AppArmor) must allow {call}"
+    )
+}
+
+/// What to do about a disk that gives no memory.
+fn advice_on_disk(source: &io::Error) -> &'static str {
+    match Errno::from_io_error(source) {
+        Some(Errno::NOSPC | Errno::DQUOT) => {
+            "; the disk or the quota is full: make room, or name a directory of a larger disk"
         }
-        Some(Errno::PERM | Errno::ACCESS) => {
-            "; a security policy (seccomp, SELinux, AppArmor) forbids it: allow memfd_create and mmap for this process"
-        }
+        Some(Errno::FBIG) => "; files may not become that large here: raise the limit with `ulimit -f`",
         _ => "",
     }
 }

@@ -1,21 +1,20 @@
 //! Shared memory for Forklift: sealed memory files, cut into blocks by the one process that owns them.
 //!
 //! Bytes go from one process to another without being copied: their owner [allocates](Arena::allocate) a [`Draft`],
-//! writes, [seals](Draft::seal) it into a [`Block`], keeps that among what it [`Lent`] and tells the peer the
-//! [`Span`]; the peer makes a [`View`] of the span and, when the view is dropped, tells the owner, who takes the block
-//! back. How spans and descriptors travel is no business of this crate.
+//! writes, [seals](Draft::seal) it into a [`Block`], keeps that for as long as the peer has it and tells the peer the
+//! [`Span`]; the peer makes a [`View`] of the span and, when the view is dropped, tells the owner, who drops the block.
+//! How spans and descriptors travel is no business of this crate.
 //!
 //! ```
 //! use std::sync::{Arc, Mutex};
-//! use forklift_shm::{Arena, ArenaLimits, Lent, Release, Segment, Sharing, Span, View};
+//! use forklift_shm::{Arena, ArenaLimits, Release, Segment, Sharing, Span, View};
 //!
 //! // The owner.
 //! let arena = Arena::new(ArenaLimits::default());
-//! let mut lent = Lent::new();
 //! let mut draft = arena.allocate(5)?;
 //! draft.copy_from_slice(b"bytes");
-//! let span = lent.lend(draft.seal());
-//! let ours = arena.segment(span.segment).expect("the block's segment");
+//! let block = draft.seal();
+//! let (ours, span) = (block.segment().clone(), block.span());
 //! let descriptor = ours.fd().try_clone_to_owned().expect("a descriptor");
 //!
 //! // The peer, told of the descriptor, the segment's size and the span.
@@ -32,9 +31,8 @@
 //! drop(view);
 //!
 //! // The owner again, told what was released.
-//! for span in back.0.lock().expect("a lock").drain(..) {
-//!     assert!(lent.give_back(span).is_some());
-//! }
+//! assert_eq!(back.0.lock().expect("a lock").pop(), Some(span));
+//! drop(block);
 //! assert_eq!(arena.usage().live_bytes, 0);
 //! # Ok::<(), forklift_shm::Error>(())
 //! ```
@@ -52,7 +50,7 @@
 //! 1. **One allocator for each segment**, in the private memory of the process that created it. There is no lock,
 //!    free list or counter in shared memory, so a process that is killed leaves nothing half done.
 //! 2. **One writer for each shared word.** Only the scoreboard has such words; their writer computes from copies of
-//!    its own and does not read back what it wrote.
+//!    its own and does not read back what it wrote (but for a count that its threads add to, each by one operation).
 //! 3. **Offsets, not addresses, and none is believed**: a [`Span`] is checked against its segment when it is used, a
 //!    received descriptor before it is mapped, a span given back against the table of what was lent.
 //! 4. **Exclusive until sealed, the holder's until released.** The types say so: a draft can be written, a block
@@ -65,7 +63,7 @@
 //! # Map, in reading order
 //! Each module imports only what stands left of it:
 //!
-//! error · pages · segment · block · lent · arena · scoreboard
+//! error · pages · segment · block · arena · figures · scoreboard · onlooker
 //!
 //! | module | what it is | unsafe |
 //! |---|---|---|
@@ -73,14 +71,17 @@
 //! | `pages` | a set of pages | |
 //! | `segment` | one memory file and its mapping | yes |
 //! | `block` | a run of bytes and who may touch it | yes |
-//! | `lent` | which blocks a peer holds | |
 //! | `arena` | the segments of one owner, allocated from | |
+//! | `figures` | what a pool has done and holds, as words of its scoreboard | |
 //! | `scoreboard` | what each worker is doing, readable also after its death | |
+//! | `onlooker` | reads the scoreboard of another process, of which nothing is believed | |
+#![cfg(target_os = "linux")]
 
 mod arena;
 mod block;
 mod error;
-mod lent;
+mod figures;
+mod onlooker;
 mod pages;
 mod scoreboard;
 mod segment;
@@ -88,6 +89,7 @@ mod segment;
 pub use arena::{Arena, ArenaLimits, Usage};
 pub use block::{Block, Draft, Release, View};
 pub use error::{Error, Result};
-pub use lent::Lent;
-pub use scoreboard::{Mark, Phase, Reading, Scoreboard};
-pub use segment::{SEGMENT_BYTES_MAX, Segment, SegmentId, Sharing, Span};
+pub use figures::Figures;
+pub use onlooker::{Seen, SeenSlot, look};
+pub use scoreboard::{Ledger, Mark, Phase, Reading, SCOREBOARD_NAME, Scoreboard};
+pub use segment::{SEGMENT_BYTES_MAX, Segment, SegmentId, Sharing, Span, privatize};

@@ -51,25 +51,42 @@ impl PageSet {
         masks(pages).any(|(index, mask)| self.words.get(index).is_some_and(|word| word & mask != 0))
     }
 
+    /// The maximal runs of those pages of a range that are in the set, and of those that are not, in ascending order.
+    pub(crate) fn split(&self, pages: Range<u64>) -> (Vec<Range<u64>>, Vec<Range<u64>>) {
+        let mut runs: [Vec<Range<u64>>; 2] = Default::default();
+        for (index, mask) in masks(pages) {
+            let word = self.words.get(index).copied().unwrap_or(0);
+            for (list, bits) in runs.iter_mut().zip([word & mask, !word & mask]) {
+                push_runs(list, index, bits);
+            }
+        }
+        let [inside, outside] = runs;
+        (inside, outside)
+    }
+
     /// The maximal runs of pages that are in this set and not in `other`, in ascending order.
     pub(crate) fn runs_without(&self, other: &Self) -> Vec<Range<u64>> {
         let mut runs: Vec<Range<u64>> = Vec::new();
         for (index, &word) in self.words.iter().enumerate() {
-            let mut rest = word & !other.words.get(index).copied().unwrap_or(0);
-            while rest != 0 {
-                let first = rest.trailing_zeros();
-                let count = (rest >> first).trailing_ones();
-                // The lowest `first + count` bits are dealt with; a shift by 64 would overflow, hence the checked one.
-                rest &= u64::MAX.checked_shl(first + count).unwrap_or(0);
-                let start = index as u64 * PAGES_PER_WORD + u64::from(first);
-                let end = start + u64::from(count);
-                match runs.last_mut() {
-                    Some(last) if last.end == start => last.end = end,
-                    _ => runs.push(start..end),
-                }
-            }
+            push_runs(&mut runs, index, word & !other.words.get(index).copied().unwrap_or(0));
         }
         runs
+    }
+}
+
+/// Appends the runs of ones in one word of a bitmap; one that begins where the last run ended makes it longer.
+fn push_runs(runs: &mut Vec<Range<u64>>, index: usize, mut bits: u64) {
+    while bits != 0 {
+        let first = bits.trailing_zeros();
+        let count = (bits >> first).trailing_ones();
+        // The lowest `first + count` bits are dealt with; a shift by 64 would overflow, hence the checked one.
+        bits &= u64::MAX.checked_shl(first + count).unwrap_or(0);
+        let start = index as u64 * PAGES_PER_WORD + u64::from(first);
+        let end = start + u64::from(count);
+        match runs.last_mut() {
+            Some(last) if last.end == start => last.end = end,
+            _ => runs.push(start..end),
+        }
     }
 }
 
@@ -119,6 +136,9 @@ mod tests {
                 }
                 prop_assert_eq!(if add { set.insert(pages) } else { set.remove(pages) }, changed);
             }
+            let (inside, outside) = set.split(40..260);
+            prop_assert!(inside.into_iter().flatten().eq(oracle.range(40..260).copied()));
+            prop_assert!(outside.into_iter().flatten().eq((40..260).filter(|page| !oracle.contains(page))));
             let mut other = PageSet::default();
             for (start, length) in others {
                 other.insert(start..start + length);

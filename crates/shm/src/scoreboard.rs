@@ -3,9 +3,18 @@
 //!
 //! ```text
 //!   one slot = one cache line of 64 bytes, so that writers do not disturb each other
-//!   word   0         1     2      3       4       5       6, 7
-//!          sequence  job   item   since   calls   phase   unused
+//!   word   0         1     2      3       4       5       6      7
+//!          sequence  job   item   since   calls   phase   held   pid
 //! ```
+//!
+//! Before the slots stands a head of four lines: one that says what this file is, written once, and three with the pool's
+//! [`Figures`], written by its driver. Neither is for the workers; they are for an [onlooker](crate::onlooker), another process
+//! of the same user that shows what pools do. Each figure is one word and true by itself, so there is no sequence.
+//!
+//! `pid` is the slot's worker, in its own PID namespace; written when it takes the slot over.
+//!
+//! `held` stands by itself: a number of bytes that any thread of the worker adds to and takes from, by one atomic
+//! operation each. A reader takes it as it is.
 //!
 //! # The protocol
 //! A reader wants the five words as they were at one moment. The writer makes the sequence odd, writes the words,
@@ -43,18 +52,40 @@ use std::sync::atomic::fence;
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::error::Result;
-use crate::segment::{Line, Segment, Sharing, Words};
+use crate::figures::{FIGURE_LINES, Figures};
+use crate::segment::{LINE_WORDS, Line, Segment, Sharing, Words};
 
 /// How often a reader tries for undisturbed words. A writing takes some 10 ns; a live writer is disturbed
 /// in it by a scheduler at worst, and no reader should wait for that.
 const READ_TRIES: usize = 64;
 
-const SEQUENCE: usize = 0;
-const JOB: usize = 1;
-const ITEM: usize = 2;
-const SINCE: usize = 3;
-const CALLS: usize = 4;
-const PHASE: usize = 5;
+pub(crate) const SEQUENCE: usize = 0;
+pub(crate) const JOB: usize = 1;
+pub(crate) const ITEM: usize = 2;
+pub(crate) const SINCE: usize = 3;
+pub(crate) const CALLS: usize = 4;
+pub(crate) const PHASE: usize = 5;
+pub(crate) const HELD: usize = 6;
+pub(crate) const PID: usize = 7;
+
+/// The name that `/proc` shows for the memory file.
+pub const SCOREBOARD_NAME: &str = "forklift-scoreboard";
+
+/// What the first word of a scoreboard is.
+pub(crate) const MAGIC: u64 = u64::from_le_bytes(*b"FORKLIFT");
+
+/// The layout of head and slots; to be raised with every change of either, so that onlookers of other versions refuse it.
+pub(crate) const LAYOUT: u64 = 1;
+
+/// Words of the head's first line.
+pub(crate) const HEAD_MAGIC: usize = 0;
+pub(crate) const HEAD_LAYOUT: usize = 1;
+pub(crate) const HEAD_SLOTS: usize = 2;
+pub(crate) const HEAD_PID: usize = 3;
+pub(crate) const HEAD_BEGUN: usize = 4;
+
+/// Lines before the first slot.
+pub(crate) const HEAD_LINES: usize = 1 + FIGURE_LINES;
 
 /// What a worker does with its item.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -73,7 +104,7 @@ pub enum Phase {
 
 impl Phase {
     /// The phase that a shared word stands for; nonsense is taken for idleness, as nothing better is known.
-    fn of(word: u64) -> Self {
+    pub(crate) fn of(word: u64) -> Self {
         match word {
             1 => Self::Decoding,
             2 => Self::Calling,
@@ -111,7 +142,23 @@ impl Scoreboard {
     /// # Errors
     /// As for [`Segment::create`]; 0 slots are [`OutOfRange`](crate::Error::OutOfRange).
     pub fn create(slots: u32) -> Result<Self> {
-        Self::over(&Segment::create(bytes_of(slots))?, slots)
+        let bytes = if slots == 0 { 0 } else { bytes_of(slots) };
+        let board = Self::over(&Segment::create_as(SCOREBOARD_NAME, bytes)?, slots)?;
+        let head = board.words.line(0);
+        head[HEAD_LAYOUT].store(LAYOUT, Relaxed);
+        head[HEAD_SLOTS].store(u64::from(slots), Relaxed);
+        head[HEAD_PID].store(u64::from(std::process::id()), Relaxed);
+        head[HEAD_BEGUN].store(now_nanoseconds(), Relaxed);
+        head[HEAD_MAGIC].store(MAGIC, Release);
+        Ok(board)
+    }
+
+    /// Writes the pool's figures into the head. Only the one thread that owns the pool does.
+    pub fn post(&self, figures: &Figures) {
+        for (index, word) in figures.words().into_iter().enumerate() {
+            let line = self.words.line(1 + index / LINE_WORDS);
+            line[index % LINE_WORDS].store(word, Relaxed);
+        }
     }
 
     /// Maps the scoreboard that another process created, which must have at least that many slots.
@@ -145,6 +192,8 @@ impl Scoreboard {
         // The one time that a writer reads: a predecessor may have died with the sequence odd. To start from 0 again
         // might, in theory, give a slow reader the same even number twice with other words.
         let left_behind = self.line(slot)[SEQUENCE].load(Relaxed);
+        self.line(slot)[HELD].store(0, Relaxed);
+        self.line(slot)[PID].store(u64::from(std::process::id()), Relaxed);
         let mut mark = Mark {
             words: Arc::clone(&self.words),
             slot,
@@ -173,9 +222,17 @@ impl Scoreboard {
         read_raw(line)
     }
 
+    /// How many bytes of its blocks the slot's worker says that it holds.
+    ///
+    /// # Panics
+    /// When there is no such slot.
+    pub fn held(&self, slot: u32) -> u64 {
+        self.line(slot)[HELD].load(Relaxed)
+    }
+
     fn line(&self, slot: u32) -> &Line {
         assert!(slot < self.slots, "expected a slot below {}, found {slot}", self.slots);
-        self.words.line(slot as usize)
+        self.words.line(HEAD_LINES + slot as usize)
     }
 }
 
@@ -214,7 +271,32 @@ pub struct Mark {
     calls: u64,
 }
 
+/// The word of a slot that says how many bytes its worker holds: for any thread of that worker.
+#[derive(Debug, Clone)]
+pub struct Ledger {
+    words: Arc<Words>,
+    slot: u32,
+}
+
+impl Ledger {
+    /// So many bytes more.
+    pub fn add(&self, bytes: u64) {
+        self.words.line(HEAD_LINES + self.slot as usize)[HELD].fetch_add(bytes, Relaxed);
+    }
+
+    /// So many bytes less.
+    pub fn subtract(&self, bytes: u64) {
+        self.words.line(HEAD_LINES + self.slot as usize)[HELD].fetch_sub(bytes, Relaxed);
+    }
+}
+
 impl Mark {
+    /// Where this slot's held bytes are counted.
+    #[must_use]
+    pub fn ledger(&self) -> Ledger {
+        Ledger { words: Arc::clone(&self.words), slot: self.slot }
+    }
+
     /// Begins a phase of an item, now.
     pub fn set(&mut self, job: u64, item: u64, phase: Phase) {
         self.set_at(job, item, phase, now_nanoseconds());
@@ -250,7 +332,7 @@ impl Mark {
     }
 
     fn write(&mut self, phase: Phase, now_nanoseconds: u64) {
-        let line = self.words.line(self.slot as usize);
+        let line = self.words.line(HEAD_LINES + self.slot as usize);
         line[SEQUENCE].store(self.sequence.wrapping_add(1), Relaxed);
         // Edge "retract", the writer's end.
         fence(Release);
@@ -273,7 +355,7 @@ fn now_nanoseconds() -> u64 {
 
 /// The size of a scoreboard.
 fn bytes_of(slots: u32) -> u64 {
-    u64::from(slots) * size_of::<Line>() as u64
+    (HEAD_LINES as u64 + u64::from(slots)) * size_of::<Line>() as u64
 }
 
 #[cfg(test)]
@@ -306,6 +388,18 @@ mod tests {
         mark.idle_at(9_000);
         assert_eq!((parent.read(99).phase, parent.read(99).since_nanoseconds), (Phase::Idle, 9_000));
         assert_eq!(parent.read(98), Reading::default(), "slots do not disturb each other");
+    }
+
+    #[test]
+    fn what_a_worker_holds_is_read_by_the_parent_and_ends_with_it() {
+        let (parent, worker) = pair(2);
+        let mark = worker.writer(1);
+        let ledger = mark.ledger();
+        ledger.add(500);
+        ledger.subtract(100);
+        assert_eq!((parent.held(0), parent.held(1)), (0, 400));
+        drop(worker.writer(1));
+        assert_eq!(parent.held(1), 0, "a successor holds nothing");
     }
 
     #[test]

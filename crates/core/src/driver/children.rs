@@ -1,13 +1,16 @@
 //! The driver's dealings with its children: births, calls, messages, deaths.
 
-use super::{Driver, SCOREBOARD_LINES, Watch, now};
-use crate::crew::{Piece, Worker};
+use super::{Chunk, Driver, SCOREBOARD_LINES, Watch, now};
+use crate::crew::{Piece, Word, Worker};
 use crate::error::{Error, Result, system};
 use crate::event::{Event, Whereabouts};
-use crate::handle::{Answer, Death, Fault, Outcome};
-use crate::id::{ChunkId, Time, WorkerId};
+use crate::handle::{Answer, Cause, Death, Fault, Outcome};
+use crate::id::{ChunkId, JobId, Time, WorkerId};
+use crate::machine::MemoryKills;
+use crate::mailbox::Answered;
 use crate::message::{ToParent, ToWorker, VERSION};
 use crate::process::{Notice, Process};
+use crate::telemetry::{Flow, Happening, Reply};
 use forklift_shm::{Phase, Span};
 use rustix::event::epoll;
 use std::sync::Arc;
@@ -16,6 +19,9 @@ use std::time::Duration;
 /// After the first sign of a death (its pidfd, the end of its channel), how long the other signs may take: the exit
 /// status from the zygote, the death itself of a worker that has closed its channel.
 const DEATH_PATIENCE: Duration = Duration::from_secs(1);
+
+/// The status of a child that got SIGKILL.
+const SIGKILLED: i32 = -9;
 
 /// What a result that waits for its consumer weighs beyond its bytes: its share of bookkeeping, and the object that will
 /// be made of it. Without it an endless iterator of small numbers would be taken tens of millions of items ahead.
@@ -49,17 +55,18 @@ impl Driver {
             None => return Err(Error::Malformed("more workers at a time than a pool can watch")),
         };
         self.serials += 1;
-        let (mut worker, ends) = Worker::new(id, self.serials, line, &self.mailbox)?;
+        let (mut worker, ends) = Worker::new(id, self.serials, line, &self.mailbox, &self.stock)?;
         epoll::add(&self.epoll, &worker, Watch::Channel(worker.serial).token(), epoll::EventFlags::IN)
             .map_err(system("watch a worker"))?;
         // The first messages wait in the socket for the child to be born.
         if let Some(initializer) = &self.initializer {
-            worker.lend(initializer, &self.arenas)?;
+            worker.lend(initializer)?;
         }
         let start = ToWorker::Start {
             worker: id,
             slots: SCOREBOARD_LINES,
             line,
+            memory_limit: self.worker_memory_limit.unwrap_or(0),
             initializer: self.initializer.as_ref().map(|payload| payload.outline()),
         };
         let board = self.scoreboard.fd().try_clone_to_owned().map_err(|error| Error::System {
@@ -80,7 +87,10 @@ impl Driver {
     fn stillborn(&mut self, id: WorkerId, reason: &str) {
         if self.fault.is_none() {
             self.birth_trouble = Some(reason.into());
+            // What ended an earlier birth is not what keeps this one from happening.
+            self.refusal.take_if(|refusal| matches!(refusal, Fault::Deaths(_)));
         }
+        self.note(id, Happening::Stillborn);
         self.remove(id);
         self.events.push_back(Event::Stillborn { worker: id });
     }
@@ -119,6 +129,8 @@ impl Driver {
                 }
                 worker.process = Some(child);
                 self.counters.births += 1;
+                self.note(id, Happening::Born);
+                let Some(worker) = self.workers.get_mut(&id) else { return };
                 self.events.push_back(Event::Born { worker: id });
                 self.events.extend(worker.early.take());
             }
@@ -149,8 +161,8 @@ impl Driver {
     /// Sends, and takes a channel that fails for a death.
     pub(super) fn tell(&mut self, id: WorkerId, message: &ToWorker) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
-        if worker.send(message, &self.arenas).is_err() {
-            worker.kill();
+        if let Err(error) = worker.send(message, &self.arenas) {
+            worker.expel(&error);
         }
         self.watch_for_room(id);
     }
@@ -161,13 +173,19 @@ impl Driver {
         };
         let Some(job) = self.jobs.get_mut(&chunk.job) else { return };
         let next = chunk.first + u64::from(skip);
-        worker.pieces.push_back(Piece { chunk: chunk_id, job: chunk.job, next, left: items });
+        worker.pieces.push_back(Piece { chunk: chunk_id, job: chunk.job, next, left: items, since: now() });
+        if let Some(limit) = job.task_timeout {
+            self.watched.insert((now().after(limit), id));
+        }
         let new = worker.knows.insert(chunk.job);
-        let mut sent = worker.lend(&chunk.payload, &self.arenas);
+        let mut sent = worker
+            .tell_of(JobId(0), &self.shares, &self.arenas)
+            .and_then(|()| worker.tell_of(chunk.job, &job.shares, &self.arenas))
+            .and_then(|()| worker.lend(&chunk.payload));
         if new {
             job.known_by.insert(id);
             self.counters.functions_sent += 1;
-            sent = sent.and_then(|()| worker.lend(&job.function, &self.arenas));
+            sent = sent.and_then(|()| worker.lend(&job.function));
         }
         let call = ToWorker::Call {
             job: chunk.job,
@@ -175,13 +193,27 @@ impl Driver {
             first: chunk.first,
             skip,
             items,
+            retained: chunk.retained && !chunk.divided,
             function: new.then(|| job.function.outline()),
             payload: chunk.payload.outline(),
         };
-        if sent.and_then(|()| worker.send(&call, &self.arenas)).is_err() {
-            worker.kill();
+        if let Err(error) = sent.and_then(|()| worker.send(&call, &self.arenas)) {
+            worker.expel(&error);
         }
         self.watch_for_room(id);
+        self.expect_memory();
+    }
+
+    /// The oldest piece comes back undone, or what is left of it.
+    fn take_back(worker: &mut Worker, chunk: ChunkId) -> Result<()> {
+        if worker.pieces.front().is_none_or(|piece| piece.chunk != chunk) {
+            return Err(Error::Malformed("gave back what it was not given"));
+        }
+        worker.pieces.pop_front();
+        if let Some(next) = worker.pieces.front_mut() {
+            next.since = now();
+        }
+        Ok(())
     }
 
     /// Watches a congested channel for room, and no longer than it is congested.
@@ -204,9 +236,9 @@ impl Driver {
     pub(super) fn hear_worker(&mut self, serial: u64) {
         let Some(&id) = self.by_serial.get(&serial) else { return };
         if let Some(worker) = self.workers.get_mut(&id)
-            && worker.channel.flush().is_err()
+            && let Err(error) = worker.channel.flush()
         {
-            worker.kill();
+            worker.expel(&error);
         }
         self.watch_for_room(id);
         self.listen(id);
@@ -218,10 +250,10 @@ impl Driver {
             match worker.receive() {
                 Ok(Some(message)) => {
                     self.counters.messages_received += 1;
-                    if self.heed(id, message).is_err()
+                    if let Err(error) = self.heed(id, message)
                         && let Some(worker) = self.workers.get_mut(&id)
                     {
-                        worker.kill();
+                        worker.expel(&error);
                     }
                 }
                 Ok(None) => return,
@@ -229,8 +261,8 @@ impl Driver {
                     self.hang_up(id);
                     return;
                 }
-                Err(_) => {
-                    worker.kill();
+                Err(error) => {
+                    worker.expel(&error);
                     self.hang_up(id);
                     return;
                 }
@@ -257,36 +289,88 @@ impl Driver {
                     return Err(Error::Malformed("a worker of another version"));
                 }
                 worker.state = "idle";
+                self.refusal = None;
+                self.note(id, Happening::Ready);
                 self.tell_of_start(id, Event::Ready { worker: id });
             }
             ToParent::Refused { failure } => {
                 let failure = worker.open(failure)?;
+                worker.state = "leaving";
                 self.refusal = Some(Fault::Initializer(failure.stream.as_slice().into()));
                 self.tell_of_start(id, Event::Refused { worker: id });
             }
             ToParent::Release { spans } => spans.into_iter().for_each(|span| worker.loans.give_back(span)),
-            ToParent::Return { chunk, items, failed, last, spent, results, released } => {
+            ToParent::Return {
+                chunk,
+                items,
+                failed,
+                last,
+                spent,
+                shift,
+                handed_bytes,
+                results,
+                released,
+            } => {
                 released.into_iter().for_each(|span| worker.loans.give_back(span));
                 let parcel = worker.open(results)?;
                 let bytes = parcel.bytes() + u64::from(items) * RESULT_BYTES_MIN;
                 let piece =
                     worker.pieces.front_mut().ok_or(Error::Malformed("an answer that nobody asked for"))?;
-                if piece.chunk != chunk || items > piece.left || last != (items == piece.left) {
+                if piece.chunk != chunk
+                    || !(1..=piece.left).contains(&items)
+                    || failed > items
+                    || last != (items == piece.left)
+                {
                     return Err(Error::Malformed("an answer to another question"));
                 }
                 let (job, first) = (piece.job, piece.next);
                 piece.next += u64::from(items);
                 piece.left -= items;
+                piece.since = now();
                 if last {
                     worker.pieces.pop_front();
+                    if let Some(next) = worker.pieces.front_mut() {
+                        next.since = now();
+                    }
                 }
                 worker.calls += u64::from(items);
+                self.figures.done += u64::from(items);
+                self.figures.failed += u64::from(failed);
                 self.counters.result_bytes += parcel.bytes();
+                self.counters.result_bytes_handed += handed_bytes;
                 if let Some(job) = self.jobs.get(&job) {
-                    let outcome = Outcome::Values(parcel);
-                    job.handle.answer(Answer { first, items, failed, outcome, bytes, spent });
+                    let message_bytes = parcel.message_bytes();
+                    let copied_bytes = (parcel.bytes() - message_bytes).saturating_sub(handed_bytes);
+                    let share = |chunk: &Chunk| {
+                        (chunk.payload.bytes() + chunk.payload.lent_bytes()) * u64::from(items)
+                            / u64::from(chunk.items.max(1))
+                    };
+                    job.recorder.answered(&Reply {
+                        worker: id,
+                        pid: worker.process.as_ref().map_or(0, Process::pid),
+                        first,
+                        items,
+                        failed,
+                        bytes_in: self.chunks.get(&chunk).map_or(0, share),
+                        flow: Flow { message_bytes, copied_bytes, lent_bytes: handed_bytes, once_bytes: 0 },
+                        spent,
+                        shift: &shift,
+                    });
                 }
-                self.events.push_back(Event::Returned { worker: id, chunk, items, last, bytes, spent });
+                let answer = Answer { first, items, failed, outcome: Outcome::Values(parcel), bytes, spent };
+                self.hear(id, Word::Answered(Answered { worker: id, job, chunk, last, answer }));
+            }
+            ToParent::Unreadable { chunk } => {
+                if self.chunks.get(&chunk).is_some_and(|chunk| !chunk.retained) {
+                    return Err(Error::Malformed("gave back what nobody can encode again"));
+                }
+                Self::take_back(worker, chunk)?;
+                self.hear(id, Word::Unreadable(chunk));
+            }
+            ToParent::Outgrown { .. } => self.hear(id, Word::Outgrown),
+            ToParent::Surrendered { chunk } => {
+                Self::take_back(worker, chunk)?;
+                self.hear(id, Word::Surrendered(chunk));
             }
             ToParent::Segment { .. } | ToParent::Long { .. } => {}
         }
@@ -330,20 +414,51 @@ impl Driver {
     }
 
     /// The end of a worker: what it had said is heard, where it was is read, what it held is taken back.
-    fn bury(&mut self, id: WorkerId) {
+    pub(super) fn bury(&mut self, id: WorkerId) {
         self.listen(id);
+        if let Some(worker) = self.workers.get_mut(&id).filter(|worker| worker.moving) {
+            worker.awaits_burial = true;
+            return;
+        }
         let Some(at) = self.workers.get(&id).map(|worker| self.whereabouts(worker)) else { return };
         if let Some(worker) = self.workers.get_mut(&id) {
+            self.counters.deaths += u64::from(worker.state != "leaving" && self.fault.is_none());
             if worker.status.is_none() {
                 worker.status = worker.process.as_ref().and_then(Process::reap);
             }
             let pid = worker.process.as_ref().map(Process::pid);
-            self.last_death = Some(Death { worker: id, pid, status: worker.status });
+            let limit = worker.pieces.front().and_then(|piece| self.jobs.get(&piece.job)?.task_timeout);
+            let overdue = limit.filter(|_| matches!(at, Whereabouts::Overdue(_)));
+            let (status, excess, expelled) = (worker.status, worker.excess, worker.expelled.take());
+            let starting = worker.state == "starting" && overdue.is_none();
+            let cause = match expelled {
+                Some(reason) => Cause::Expelled(reason),
+                None if status == Some(SIGKILLED) => self.cause_of_kill(),
+                None => Cause::Unknown,
+            };
+            let death = Death { worker: id, pid, status, overdue, excess, cause };
+            if starting {
+                self.refusal = Some(Fault::Deaths(death.clone()));
+            }
+            self.last_death = Some(death);
         }
+        let in_order = self.workers.get(&id).is_some_and(|worker| worker.state == "leaving");
+        self.note(id, if in_order { Happening::Left } else { Happening::Died });
         self.remove(id);
         self.events.push_back(Event::Exited { worker: id, at });
         // Told before anything else happens, so that the death is still the last one when its items are lost.
         self.settle();
+        self.census.retried(self.scheduler.retried());
+    }
+
+    /// Who sent a SIGKILL that was not ours, as far as the kernel's counts tell.
+    fn cause_of_kill(&mut self) -> Cause {
+        let before = std::mem::replace(&mut self.memory_kills, MemoryKills::now());
+        match self.memory_kills.since(before) {
+            Some(place) => Cause::MemoryShort(place),
+            None if self.memory_kills.is_counted() => Cause::Sent,
+            None => Cause::Unknown,
+        }
     }
 
     fn remove(&mut self, id: WorkerId) {
@@ -366,7 +481,15 @@ impl Driver {
         let note = self.scoreboard.read(worker.line);
         let within =
             note.job == piece.job.0 && (piece.next..piece.next + u64::from(piece.left)).contains(&note.item);
+        let open = piece.next..piece.next + u64::from(piece.left);
+        if let Some(item) = worker.overdue.filter(|item| open.contains(item)) {
+            return Whereabouts::Overdue(item);
+        }
         match note.phase {
+            Phase::Calling if within && worker.excess.is_some() => Whereabouts::Oversized(note.item),
+            Phase::Decoding | Phase::Encoding if within && worker.excess.is_some() && piece.left == 1 => {
+                Whereabouts::Oversized(piece.next)
+            }
             Phase::Calling if within => Whereabouts::Calling(note.item),
             Phase::Decoding | Phase::Encoding if within => Whereabouts::Translating,
             _ => Whereabouts::Between,

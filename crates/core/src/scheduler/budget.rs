@@ -125,6 +125,11 @@ impl Window {
         self.bytes_max
     }
 
+    /// What is in flight already may exceed a smaller window; nothing is added to it until it has shrunk.
+    pub(super) fn resize(&mut self, bytes_max: u64) {
+        self.bytes_max = bytes_max;
+    }
+
     /// Chunks that feeds may form and are believed to form soon.
     pub(super) fn pledged_chunks(&self) -> u64 {
         self.pledged_chunks

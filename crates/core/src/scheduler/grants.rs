@@ -188,13 +188,18 @@ impl Scheduler {
         }
     }
 
+    /// Bytes of results that one streamed job may have waiting: they share what there is.
+    pub(super) fn stream_bytes(&self) -> u64 {
+        self.stream_bytes / self.streams.max(1)
+    }
+
     /// Items beyond its credit that a streamed job may be granted for the sake of its results' bytes.
     fn stream_room(&self, job: &Job, size: u32) -> u64 {
         if !job.is_streamed() || self.unbounded {
             return u64::MAX;
         }
         let weight = job.chunker.bytes_out;
-        let free = self.config.stream_bytes.saturating_sub(job.unconsumed_bytes);
+        let free = self.stream_bytes().saturating_sub(job.unconsumed_bytes);
         let items = if weight.known() {
             (free as f64 / weight.prudent().max(1e-9)) as u64
         } else {

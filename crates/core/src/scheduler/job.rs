@@ -16,7 +16,7 @@ use super::budget::Credit;
 use super::chunking::Chunker;
 use crate::event::{Delivery, JobSpec};
 use crate::id::{ChunkId, JobId, WorkerId};
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Some items of a chunk that go to one worker together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,6 +86,8 @@ pub(super) struct Job {
     pub(super) submitted: u64,
     pub(super) answered: u64,
     pub(super) lost: u64,
+    /// How many workers died at an item; of those at which any did.
+    pub(super) deaths: BTreeMap<u64, u32>,
     /// Streamed: items that the consumer took, and bytes of results that it has yet to take.
     pub(super) consumed: u64,
     pub(super) unconsumed_bytes: u64,
@@ -109,6 +111,7 @@ impl Job {
             submitted: 0,
             answered: 0,
             lost: 0,
+            deaths: BTreeMap::new(),
             consumed: 0,
             unconsumed_bytes: 0,
             clock: 0,
@@ -156,7 +159,7 @@ impl Job {
     }
 
     pub(super) fn is_streamed(&self) -> bool {
-        matches!(self.spec.delivery, Delivery::Streamed(_))
+        self.spec.is_streamed()
     }
 
     /// The consumer of a streamed job took results.
@@ -176,7 +179,8 @@ mod tests {
     use crate::event::Chunking;
 
     fn job(items: Option<u64>) -> Job {
-        Job::new(JobSpec { items, chunking: Chunking::Automatic, delivery: Delivery::Streamed(Some(0)) })
+        let delivery = Delivery::Streamed(Some(0));
+        Job::new(JobSpec { items, chunking: Chunking::Automatic, delivery, retries: 0, task_timeout: None })
     }
 
     #[test]

@@ -15,11 +15,14 @@
 //! 2. *Credit.* A feed forms only what it was granted. Per job, ready pieces and granted chunks are no more than
 //!    there are seats, and a small reserve. Over all jobs, bytes in flight and expected stay within `window_bytes`;
 //!    when nothing at all is on its way, one chunk of any weight goes.
-//! 3. *Streams.* Results not consumed and results expected of what is in flight stay within `stream_bytes`, but
-//!    one chunk goes if the consumer has taken all there is. With a `buffersize`, items submitted or granted are
+//! 3. *Streams.* Results not consumed and results expected of what is in flight stay within its share
+//!    of `stream_bytes`, but one chunk goes if the consumer has taken all there is. With a `buffersize`, items submitted or granted are
 //!    never more than that ahead of the items consumed, exactly. `Unbounded` ends both.
+//!    Both limits are smaller while memory is short ([`Event::Admitted`]), and these exceptions stand.
 //! 4. *Counted calls.* A worker is never given more items than it has calls left; the rest of the piece goes back
-//!    to the front of its queue.
+//!    to the front of its queue. With its last call it is to be [relieved](Command::Relieve); when it holds nothing any
+//!    more it is [excused](Command::Excuse), and so is one that is used up otherwise ([`Event::UsedUp`]). Its successor
+//!    stands by until then.
 //! 5. *Blame.* An item is lost if its worker died in it, or while translating it alone; see `recovery`. Items that
 //!    die with a worker that *we* had killed because of another job are not lost but go again.
 //! 6. *Cancelling* drops what no worker holds, and interrupts each worker that is at work on the job. A worker that
@@ -30,8 +33,8 @@
 //!
 //! # What a step costs
 //!
-//! O(log n) in workers, jobs and chunks. Nothing looks through all workers, jobs or chunks but `Resized` (all
-//! workers and jobs) and `Terminated` (everything); `Cancelled` and `Exited` look through what that job or worker
+//! O(log n) in workers, jobs and chunks. Nothing looks through all workers, jobs or chunks but `Resized` and `Admitted` (all
+//! workers or jobs) and `Terminated` (everything); `Cancelled` and `Exited` look through what that job or worker
 //! holds. [`Scheduler::effort`] counts, and the simulation checks it.
 //!
 //! # What it is not
@@ -43,8 +46,10 @@ mod budget;
 mod chunking;
 mod grants;
 mod job;
+mod lessons;
 mod placement;
 mod recovery;
+mod seats;
 #[cfg(test)]
 mod tests;
 
@@ -52,8 +57,9 @@ use crate::config::SchedulerConfig;
 use crate::event::{Command, Event, JobSpec, Spent};
 use crate::id::{ChunkId, JobId, Time, WorkerId};
 use budget::Window;
-use chunking::{Bounds, Trend};
+use chunking::{Bounds, FAR_FACTOR, MessageCost, Trend};
 use job::{Chunk, Job, Payload, Piece};
+pub(crate) use placement::HELD_MAX;
 use placement::{BRIEF, Bench, Hand, Held, Turns};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -81,17 +87,24 @@ pub struct Scheduler {
     bench: Bench,
     turns: Turns,
     window: Window,
+    /// `stream_bytes`, or less while memory is short.
+    stream_bytes: u64,
     /// Jobs that may be granted something, in turn. Others wait for an event of their own to bring them here.
     asking: VecDeque<JobId>,
     /// The first of `asking` waits for the window.
     is_waiting: bool,
     /// Ready pieces of all jobs.
     ready_pieces: u64,
+    message_cost: MessageCost,
     /// Bytes per item of jobs' first chunks: what a new job is expected to weigh.
     first_weights: Trend,
+    /// Streamed jobs that are not finished.
+    streams: u64,
     unbounded: bool,
     /// No job is taken any more.
     closed: bool,
+    /// Items that were tried again after their worker died.
+    retried: u64,
     effort: u64,
 }
 
@@ -101,6 +114,8 @@ impl Scheduler {
     pub fn new(config: SchedulerConfig) -> Self {
         Self {
             window: Window::new(config.window_bytes),
+            stream_bytes: config.stream_bytes,
+            message_cost: MessageCost::new(config.message_cost),
             config: SchedulerConfig { processes: config.processes.max(1), ..config },
             jobs: BTreeMap::new(),
             chunks: BTreeMap::new(),
@@ -111,8 +126,10 @@ impl Scheduler {
             is_waiting: false,
             ready_pieces: 0,
             first_weights: Trend::default(),
+            streams: 0,
             unbounded: false,
             closed: false,
+            retried: 0,
             effort: 0,
         }
     }
@@ -135,6 +152,11 @@ impl Scheduler {
             }
             Event::Restored { chunk, bytes } => self.restored(chunk, bytes, out),
             Event::Resized { processes } => self.resized(processes),
+            Event::Admitted { window_bytes, stream_bytes } => {
+                self.window.resize(window_bytes);
+                self.stream_bytes = stream_bytes;
+                self.ask_all();
+            }
             Event::Closed => self.closed = true,
             Event::Unbounded => {
                 self.unbounded = true;
@@ -146,15 +168,24 @@ impl Scheduler {
                 let calls = self.config.tasks_per_worker;
                 self.workers.entry(worker).or_insert_with(|| Hand::new(calls, leaving));
             }
-            Event::Ready { worker } => self.change(worker, |hand| hand.ready = true),
-            Event::Refused { worker } => self.change(worker, |hand| hand.leaving = true),
-            Event::Returned { worker, chunk, items, bytes, spent, last: _ } => {
-                self.returned(worker, chunk, items, bytes, spent, out);
+            Event::Ready { worker } => {
+                self.change(worker, |hand| hand.ready = true);
+                self.relieve(worker.slot);
             }
+            Event::Refused { worker } => self.change(worker, |hand| hand.leaving = true),
+            Event::UsedUp { worker, .. } => {
+                self.change(worker, |hand| hand.used_up = true);
+                self.reseat(worker, out);
+            }
+            Event::Surrendered { worker, chunk } => self.surrendered(worker, chunk, out),
+            Event::Returned { worker, chunk, items, bytes, spent, last: _ } => {
+                self.returned(now, worker, chunk, items, bytes, spent, out);
+            }
+            Event::Unreadable { worker, chunk } => self.unreadable(worker, chunk, out),
             Event::Exited { worker, at } => self.exited(worker, at, out),
-            Event::Stillborn { .. } | Event::Wanted | Event::Tick => {}
+            Event::Stillborn { .. } | Event::Excused { .. } | Event::Wanted | Event::Tick => {}
         }
-        self.place(out);
+        self.place(now, out);
         self.grant(now, out);
     }
 
@@ -183,6 +214,12 @@ impl Scheduler {
         })
     }
 
+    /// How many items were tried again after their worker died.
+    #[must_use]
+    pub fn retried(&self) -> u64 {
+        self.retried
+    }
+
     /// Items per chunk that the job's feed was told last; nothing before the first grant.
     #[must_use]
     pub fn granted_items(&self, job: JobId) -> Option<u32> {
@@ -200,6 +237,7 @@ impl Scheduler {
             // Nobody would work on it.
             out.push(Command::Finish { job });
         } else {
+            self.streams += u64::from(!self.jobs.contains_key(&job) && spec.is_streamed());
             self.jobs.entry(job).or_insert_with(|| Job::new(spec));
             self.ask(job);
         }
@@ -247,18 +285,6 @@ impl Scheduler {
         self.finish_if_over(job, out);
     }
 
-    fn resized(&mut self, processes: u32) {
-        self.config.processes = processes.max(1);
-        for (&worker, hand) in &mut self.workers {
-            self.effort += 1;
-            if worker.slot >= self.config.processes {
-                hand.leaving = true;
-                self.bench.remove(worker, hand);
-            }
-        }
-        self.ask_all();
-    }
-
     fn terminated(&mut self, out: &mut Vec<Command>) {
         self.closed = true;
         out.extend(self.chunks.keys().map(|&chunk| Command::Retire { chunk }));
@@ -266,6 +292,7 @@ impl Scheduler {
         self.window = Window::new(self.config.window_bytes);
         self.chunks.clear();
         self.jobs.clear();
+        self.streams = 0;
         self.asking.clear();
         self.turns = Turns::default();
         self.ready_pieces = 0;
@@ -276,8 +303,10 @@ impl Scheduler {
         }
     }
 
+    #[expect(clippy::too_many_arguments, reason = "they are the fields of one event")]
     fn returned(
         &mut self,
+        now: Time,
         worker: WorkerId,
         chunk: ChunkId,
         items: u32,
@@ -291,13 +320,17 @@ impl Scheduler {
         if items == 0 {
             return;
         }
+        let whole = items == held.piece.items;
         held.done += items;
-        let (job, piece, charge) = (held.job, held.piece, held.charge_nanos);
+        let (job, piece, charge, sent_idle) = (held.job, held.piece, held.charge_nanos, held.sent_idle);
         let completed = held.left() == 0;
         if completed {
             hand.held.pop_front();
         }
         self.learn(job, items, bytes, spent, charge);
+        if whole {
+            self.learn_whole(now, job, items, spent, sent_idle);
+        }
         if completed {
             self.proved(job, piece);
             self.let_go(worker, chunk);
@@ -305,23 +338,6 @@ impl Scheduler {
         self.close_items(chunk, items, |job| &mut job.answered, out);
         self.reseat(worker, out);
         self.ask(job);
-    }
-
-    /// What an answer tells about the job's items.
-    fn learn(&mut self, job: JobId, items: u32, bytes: u64, spent: Spent, charge: u64) {
-        let Some(state) = self.jobs.get_mut(&job) else { return };
-        let time = spent.decode.saturating_add(spent.call).saturating_add(spent.encode);
-        state.chunker.answered(items, time, bytes);
-        if state.is_streamed() {
-            state.unconsumed_bytes = state.unconsumed_bytes.saturating_add(bytes);
-        }
-        self.turns.correct(job, &mut state.clock, charge.saturating_mul(u64::from(items)), nanos(time));
-    }
-
-    fn proved(&mut self, job: JobId, piece: Piece) {
-        if let Some(state) = self.jobs.get_mut(&job) {
-            state.chunker.proved(piece.items);
-        }
     }
 
     /// Some items of the chunk are over.
@@ -338,35 +354,6 @@ impl Scheduler {
             *count(job) += u64::from(items);
         }
         self.retire_if_over(chunk, out);
-    }
-
-    /// The worker holds one piece of the chunk less.
-    fn let_go(&mut self, worker: WorkerId, chunk: ChunkId) {
-        let holds = |hand: &Hand| hand.held.iter().any(|held| held.piece.chunk == chunk);
-        if self.workers.get(&worker).is_some_and(holds) {
-            return;
-        }
-        if let Some(state) = self.chunks.get_mut(&chunk) {
-            state.holders.remove(&worker);
-        }
-    }
-
-    /// The worker's hand has changed: it takes its place on the bench, or is stopped from doing what nobody wants.
-    fn reseat(&mut self, worker: WorkerId, out: &mut Vec<Command>) {
-        let Some(hand) = self.workers.get_mut(&worker) else { return };
-        let at = hand.held.front().and_then(|held| self.jobs.get(&held.job));
-        if at.is_some_and(|job| job.cancelled) && !hand.doomed {
-            hand.doomed = true;
-            out.push(Command::Interrupt { worker });
-        }
-        self.bench.place(worker, hand);
-    }
-
-    fn change(&mut self, worker: WorkerId, change: impl FnOnce(&mut Hand)) {
-        if let Some(hand) = self.workers.get_mut(&worker) {
-            change(hand);
-            self.bench.place(worker, hand);
-        }
     }
 
     fn cancelled(&mut self, job: JobId, out: &mut Vec<Command>) {
@@ -410,7 +397,8 @@ impl Scheduler {
 
     fn finish_if_over(&mut self, job: JobId, out: &mut Vec<Command>) {
         if self.jobs.get(&job).is_some_and(Job::is_over) {
-            self.jobs.remove(&job);
+            let over = self.jobs.remove(&job);
+            self.streams -= u64::from(over.is_some_and(|over| over.is_streamed()));
             self.window.unpledge(job);
             out.push(Command::Finish { job });
         }
@@ -445,14 +433,14 @@ impl Scheduler {
     }
 
     /// Gives ready pieces to workers that have room, as long as there are both.
-    fn place(&mut self, out: &mut Vec<Command>) {
+    fn place(&mut self, now: Time, out: &mut Vec<Command>) {
         while let Some(job) = self.turns.next() {
             self.effort += 1;
             if self.park_front(job, out) {
                 continue;
             }
             let Some(worker) = self.choose(job) else { break };
-            self.dispatch(job, worker, out);
+            self.dispatch(now, job, worker, out);
         }
     }
 
@@ -509,15 +497,12 @@ impl Scheduler {
         if piece.singly {
             return 1;
         }
-        if !job.chunker.is_automatic() || job.chunker.is_probing() {
-            return piece.items;
-        }
-        let wanted = job.chunker.items(&self.bounds(job));
+        let Some(wanted) = job.chunker.items_of_ready(&self.bounds(job)) else { return piece.items };
         // A remainder of less than half a message's worth is not worth a message.
         if piece.items <= wanted.saturating_add(wanted / 2) { piece.items } else { wanted }
     }
 
-    fn dispatch(&mut self, job: JobId, worker: WorkerId, out: &mut Vec<Command>) {
+    fn dispatch(&mut self, now: Time, job: JobId, worker: WorkerId, out: &mut Vec<Command>) {
         let Some(state) = self.jobs.get(&job) else { return };
         let Some(&piece) = state.ready.front() else { return };
         let calls_left = self.workers.get(&worker).and_then(|hand| hand.calls_left);
@@ -529,17 +514,21 @@ impl Scheduler {
         self.take(job, piece.items);
         if let Some(state) = self.jobs.get_mut(&job) {
             let turn = nanos(charge).saturating_mul(u64::from(piece.items));
-            self.turns.take(job, &mut state.clock, turn.saturating_add(nanos(self.config.message_cost)));
+            self.turns.take(job, &mut state.clock, turn.saturating_add(nanos(self.message_cost.get())));
         }
         if let Some(chunk) = self.chunks.get_mut(&piece.chunk) {
             chunk.holders.insert(worker);
         }
         self.change(worker, |hand| {
-            hand.held.push_back(Held { job, piece, done: 0, charge_nanos: nanos(charge) });
+            let sent_idle = hand.held.is_empty().then_some(now);
+            hand.held.push_back(Held { job, piece, done: 0, sent_idle, charge_nanos: nanos(charge) });
             hand.calls_left = calls_left.map(|left| left.saturating_sub(u64::from(piece.items)));
         });
         let Piece { chunk, skip, items, .. } = piece;
         out.push(Command::Dispatch { worker, chunk, skip, items });
+        if calls_left == Some(u64::from(items)) {
+            out.push(Command::Relieve { worker });
+        }
         self.ask(job);
     }
 
@@ -562,12 +551,13 @@ impl Scheduler {
         // No chunk may fill the window alone: every worker must find something in it.
         let shares = u64::from(self.depth());
         let bytes_max = self.config.chunk_bytes_max;
-        let stream = if job.is_streamed() && !self.unbounded { self.config.stream_bytes } else { u64::MAX };
+        let stream = if job.is_streamed() && !self.unbounded { self.stream_bytes() } else { u64::MAX };
         Bounds {
-            message_cost: self.config.message_cost,
+            message_cost: self.message_cost.get(),
             workers: self.config.processes,
             remaining: job.undispatched(),
             bytes_in_max: bytes_max.min(self.window.bytes_max() / shares),
+            bytes_in_far: bytes_max.saturating_mul(FAR_FACTOR).min(self.window.bytes_max() / shares),
             bytes_out_max: self.config.result_bytes_max.min(stream / shares),
         }
     }

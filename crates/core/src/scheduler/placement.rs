@@ -12,13 +12,17 @@
 //! | at one | 1 piece | [`Bench`], at one; the first to have become so goes first: it is the nearest to its end |
 //! | full | 2 pieces, or no calls left | nowhere |
 //! | leaving, doomed | what it held before | nowhere |
+//! | standing by | nothing: an older worker of its seat is still at work, or could be | nowhere |
+//!
+//! So a seat works for one worker at a time, and a pool of `n` seats does no more than `n` things at once, however its
+//! workers come and go.
 //!
 //! **Jobs.** Each has a clock that runs by the seconds of work which it was given; the job whose clock is furthest
 //! behind has the [turn](Turns). So jobs share the workers by time, not by number of pieces. A job that had nothing
 //! to do starts level with the others: time not used is not saved up.
 
 use super::job::Piece;
-use crate::id::{JobId, WorkerId};
+use crate::id::{JobId, Time, WorkerId};
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
@@ -27,7 +31,7 @@ use std::time::Duration;
 pub(super) const BRIEF: Duration = Duration::from_millis(10);
 
 /// Pieces at one worker at most: one at work and one to follow. A third would wait without winning anything.
-pub(super) const HELD_MAX: usize = 2;
+pub(crate) const HELD_MAX: usize = 2;
 
 /// A piece in the hands of a worker.
 #[derive(Debug, Clone, Copy)]
@@ -36,6 +40,8 @@ pub(super) struct Held {
     pub(super) piece: Piece,
     /// Items of it that were answered.
     pub(super) done: u32,
+    /// When it was sent, if the worker had nothing else to do.
+    pub(super) sent_idle: Option<Time>,
     /// What the job's clock was advanced by for each item; put right when the answer tells the truth.
     pub(super) charge_nanos: u64,
 }
@@ -55,6 +61,11 @@ pub(super) struct Hand {
     pub(super) ready: bool,
     /// It was asked to leave: it finishes what it holds.
     pub(super) leaving: bool,
+    /// It waits until the seat is free of its predecessor.
+    pub(super) standby: bool,
+    /// It is used up: no more calls, or too much memory. Said once when it holds nothing any more.
+    pub(super) used_up: bool,
+    pub(super) excused: bool,
     /// We have it killed, for another reason than what it does: its death blames nothing.
     pub(super) doomed: bool,
     /// Where it stands on the bench.
@@ -74,11 +85,16 @@ impl Hand {
 
     /// Whether it may be given anything.
     fn is_open(&self) -> bool {
-        self.ready
-            && !self.leaving
-            && !self.doomed
-            && self.calls_left != Some(0)
-            && self.held.len() < HELD_MAX
+        self.may_work() && !self.standby && self.held.len() < HELD_MAX
+    }
+
+    fn may_work(&self) -> bool {
+        self.ready && !self.leaving && !self.doomed && !self.used_up && self.calls_left != Some(0)
+    }
+
+    /// Whether nobody else may work in its seat.
+    pub(super) fn occupies(&self) -> bool {
+        !self.held.is_empty() || self.may_work()
     }
 }
 
@@ -181,7 +197,7 @@ mod tests {
 
     fn held() -> Held {
         let piece = Piece { chunk: ChunkId(0), skip: 0, items: 1, unbegun: 0, singly: false };
-        Held { job: JobId(0), piece, done: 0, charge_nanos: 0 }
+        Held { job: JobId(0), piece, done: 0, sent_idle: None, charge_nanos: 0 }
     }
 
     /// A bench of ready workers, each with so many pieces in hand.

@@ -2,7 +2,9 @@
 //!
 //! | the oldest piece: where the worker was | then |
 //! |---|---|
-//! | calling one of its items | that item is lost; those before it (done, but their results died) and after it go again |
+//! | calling one of its items | that item is lost, or tried again; those before it (done, but their results died) and after it go again |
+//! | at an item for too long, or with too much memory | that item is lost; the others as above |
+//! | used up, and alive | the rest of it goes again as it is |
 //! | translating, one item left | that item is lost |
 //! | translating, several left | all go again, one by one: the culprit is found at its next death |
 //! | between pieces, this one not begun | it goes again as it is; at the third time as if translating |
@@ -19,7 +21,7 @@ use super::job::{Job, Payload, Piece};
 use super::placement::Held;
 use super::{End, Scheduler};
 use crate::event::{Command, Whereabouts};
-use crate::id::{ChunkId, WorkerId};
+use crate::id::{ChunkId, JobId, WorkerId};
 
 /// A piece that so many workers died with before they began it is taken for the cause.
 const UNBEGUN_MAX: u8 = 3;
@@ -43,6 +45,7 @@ impl Scheduler {
                 chunk.holders.remove(&worker);
             }
         }
+        self.relieve(worker.slot);
         let oldest = hand.held.pop_front();
         for held in hand.held.into_iter().rev() {
             self.queue(held.job, [held.piece], End::Front);
@@ -53,6 +56,38 @@ impl Scheduler {
             self.recover(worker, held, at, !hand.doomed, out);
             self.ask(held.job);
         }
+    }
+
+    /// The oldest piece of a worker goes again when its items have been encoded one by one.
+    pub(super) fn unreadable(&mut self, worker: WorkerId, id: ChunkId, out: &mut Vec<Command>) {
+        let Some(hand) = self.workers.get_mut(&worker) else { return };
+        if hand.held.front().is_none_or(|held| held.piece.chunk != id) {
+            return;
+        }
+        let Some(held) = hand.held.pop_front() else { return };
+        self.let_go(worker, id);
+        if self.jobs.get(&held.job).is_some_and(|job| !job.cancelled) {
+            self.damage(id);
+            self.park(held.piece.after(held.done), out);
+        } else {
+            self.retire_if_over(id, out);
+        }
+        self.reseat(worker, out);
+        self.ask(held.job);
+    }
+
+    /// A worker that is used up gives its oldest piece back. Nothing of the rest was begun: it goes to whoever is next.
+    pub(super) fn surrendered(&mut self, worker: WorkerId, id: ChunkId, out: &mut Vec<Command>) {
+        let Some(hand) = self.workers.get_mut(&worker) else { return };
+        if hand.held.front().is_none_or(|held| held.piece.chunk != id) {
+            return;
+        }
+        let Some(held) = hand.held.pop_front() else { return };
+        self.let_go(worker, id);
+        self.queue(held.job, [held.piece.after(held.done)], End::Front);
+        self.retire_if_over(id, out);
+        self.reseat(worker, out);
+        self.ask(held.job);
     }
 
     fn recover(
@@ -78,12 +113,28 @@ impl Scheduler {
                 for piece in pieces {
                     self.park(piece, out);
                 }
-                if let Some(skip) = lost {
+                let again = lost.filter(|skip| {
+                    let stopped = matches!(at, Whereabouts::Overdue(_) | Whereabouts::Oversized(_));
+                    !stopped && self.try_again(held.job, first + u64::from(*skip))
+                });
+                if let Some(skip) = again {
+                    self.park(Piece { skip, items: 1, unbegun: 0, ..held.piece }, out);
+                } else if let Some(skip) = lost {
                     out.push(Command::Lose { job: held.job, item: first + u64::from(skip), worker });
                     self.close_items(id, 1, |job: &mut Job| &mut job.lost, out);
                 }
             }
         }
+    }
+
+    /// Whether an item that its worker died at is to be tried again; counts it.
+    fn try_again(&mut self, job: JobId, item: u64) -> bool {
+        let Some(job) = self.jobs.get_mut(&job) else { return false };
+        let deaths = job.deaths.entry(item).or_default();
+        *deaths += 1;
+        let again = *deaths <= job.spec.retries;
+        self.retried += u64::from(again);
+        again
     }
 
     /// A worker that had begun some of the chunk is dead.
@@ -143,7 +194,9 @@ fn judge(held: &Held, first: u64, at: Whereabouts, blame: bool) -> Verdict {
         return whole(rest);
     }
     let called = match at {
-        Whereabouts::Calling(item) => item.checked_sub(first).and_then(|skip| u32::try_from(skip).ok()),
+        Whereabouts::Calling(item) | Whereabouts::Overdue(item) | Whereabouts::Oversized(item) => {
+            item.checked_sub(first).and_then(|skip| u32::try_from(skip).ok())
+        }
         _ => None,
     };
     match called.filter(|skip| (rest.skip..rest.skip + rest.items).contains(skip)) {

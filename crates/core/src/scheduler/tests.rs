@@ -3,8 +3,11 @@
 //! Commands are written short: `grant j0 2x8` (two chunks of eight), `send w0 c1 3+5` (five items of chunk 1 after
 //! its first three), `retire c1`, `reclaim c1`, `lose j0 i7`, `finish j0`, `interrupt w0`.
 
+mod again;
+mod shortage;
+
 use super::*;
-use crate::event::{Chunking, Delivery, Whereabouts};
+use crate::event::{Chunking, Delivery, Wear, Whereabouts};
 use Whereabouts::{Between, Calling, Translating};
 
 /// Shows the events to a scheduler, one by one at the times given (in ms), and compares what it orders.
@@ -29,6 +32,8 @@ fn short(command: &Command) -> String {
         Command::Lose { job, item, .. } => format!("lose j{} i{item}", job.0),
         Command::Finish { job } => format!("finish j{}", job.0),
         Command::Interrupt { worker } => format!("interrupt w{}", worker.slot),
+        Command::Relieve { worker } => format!("relieve w{}", worker.slot),
+        Command::Excuse { worker } => format!("excuse w{}", worker.slot),
         other => panic!("{other:?} is not the scheduler's to give"),
     }
 }
@@ -50,7 +55,8 @@ fn ready(slot: u32) -> Event {
 }
 
 fn open(job: u64, items: Option<u64>, chunking: Chunking, delivery: Delivery) -> Event {
-    Event::Opened { job: JobId(job), spec: JobSpec { items, chunking, delivery } }
+    let spec = JobSpec { items, chunking, delivery, retries: 0, task_timeout: None };
+    Event::Opened { job: JobId(job), spec }
 }
 
 /// A job of known length in chunks of a fixed size.
@@ -166,11 +172,12 @@ fn calls_are_counted_and_pieces_cut_to_fit() {
             (0, born(0), ""),
             (0, ready(0), ""),
             (0, fixed(0, 8, 8), "grant j0 1x8"),
-            (0, submit(0, 0, 0, 8, 80), "send w0 c0 0+3"),
+            (0, submit(0, 0, 0, 8, 80), "send w0 c0 0+3, relieve w0"),
+            (0, Event::UsedUp { worker: id(0), by: Wear::Calls }, ""),
             (0, end(0, 8), ""),
-            (0, answer(0, 0, 3, 5), ""),
+            (0, answer(0, 0, 3, 5), "excuse w0"),
             (0, born(1), ""),
-            (0, ready(1), "send w1 c0 3+3"),
+            (0, ready(1), "send w1 c0 3+3, relieve w1"),
             (0, exit(1, Calling(4)), "reclaim c0, lose j0 i4"),
         ],
     );
@@ -185,11 +192,11 @@ fn the_rest_of_a_cut_piece_goes_to_the_front() {
             (0, submit(0, 0, 0, 2, 80), "grant j0 1x2"),
             (0, submit(0, 1, 2, 2, 80), ""),
             (0, born(0), ""),
-            (0, ready(0), "send w0 c0 0+1"),
+            (0, ready(0), "send w0 c0 0+1, relieve w0"),
             (0, born(1), ""),
-            (0, ready(1), "send w1 c0 1+1"),
+            (0, ready(1), "send w1 c0 1+1, relieve w1"),
             (0, born(2), ""),
-            (0, ready(2), "send w2 c1 0+1"),
+            (0, ready(2), "send w2 c1 0+1, relieve w2"),
         ],
     );
 }
@@ -282,6 +289,27 @@ fn results_that_wait_hold_the_stream() {
     );
 }
 
+#[test]
+fn streams_share_what_may_wait() {
+    let stream = |job| open(job, None, Chunking::Fixed(1), Delivery::Streamed(None));
+    check(
+        SchedulerConfig { stream_bytes: 50, ..seats(2) },
+        &[
+            (0, born(0), ""),
+            (0, ready(0), ""),
+            (0, stream(1), "grant j1 1x1"),
+            (0, stream(0), "grant j0 1x1"),
+            (0, submit(0, 0, 0, 1, 9), "send w0 c0 0+1, grant j0 1x1"),
+            (0, answer(0, 0, 1, 50_000), "retire c0"),
+            (0, submit(0, 1, 1, 1, 9), "send w0 c1 0+1"),
+            (0, answer(0, 1, 1, 50_000), "retire c1"),
+            // The other one ends: what waits of the first is within all of it.
+            (0, Event::Exhausted { job: JobId(1), items: 0 }, "finish j1"),
+            (0, Event::Consumed { job: JobId(0), items: 0, bytes: 0 }, "grant j0 3x1"),
+        ],
+    );
+}
+
 /// A chunk of six items of which the only worker has answered the first two; then it dies.
 fn death(at: Whereabouts, then: &[(u64, Event, &str)]) {
     let mut script = vec![
@@ -362,7 +390,7 @@ fn a_death_after_reclaiming_began_asks_for_it_once_more() {
             (0, born(1), ""),
             (0, ready(1), ""),
             (0, fixed(0, 4, 4), "grant j0 1x4"),
-            (0, submit(0, 0, 0, 4, 60), "send w1 c0 0+2, send w0 c0 2+2"),
+            (0, submit(0, 0, 0, 4, 60), "send w1 c0 0+2, relieve w1, send w0 c0 2+2, relieve w0"),
             (0, exit(0, Calling(2)), "reclaim c0, lose j0 i2"),
             (0, exit(1, Calling(0)), "lose j0 i0"),
             (0, born(2), ""),
@@ -514,7 +542,7 @@ fn the_tail_is_cut_so_that_all_have_a_share() {
             (0, end(0, 21), ""),
             (0, born(1), ""),
             (0, answer(0, 0, 1, 100), "retire c0, send w0 c1 0+5, send w0 c1 5+4"),
-            (0, ready(1), "send w1 c1 9+3, send w1 c1 12+3"),
+            (0, ready(1), "send w1 c1 9+3, send w1 c1 12+2"),
         ],
     );
 }

@@ -5,7 +5,10 @@
 //! | empty | nobody; the seat is vacant if it is within the staff | a birth begins → bearing |
 //! | bearing | `Bear` was ordered | `Born` → starting; `Stillborn` → empty |
 //! | starting | the child exists, runs the user's initializer | `Ready` → serving; `Refused`, `Exited`, too slow → empty |
-//! | serving | it was ready; idle or busy is the scheduler's affair | calls used up, dismissed, `Exited` → empty |
+//! | serving | it was ready; idle or busy is the scheduler's affair | used up and excused, dismissed, `Exited` → empty |
+//!
+//! An occupant that is used up may have a successor in the same seat, which goes through the same stages beside it and
+//! takes the seat when it is left.
 //!
 //! A worker that was dismissed or killed gives up its seat at once, so that its successor need not wait for it, and
 //! is [`Departing`] until its `Exited`.
@@ -29,13 +32,16 @@ pub enum Stage {
 /// One seat of the pool.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Seat {
-    /// Of the latest occupant, from 1.
+    /// Of the latest to be born here, from 1.
     pub(super) generation: u32,
     pub(super) occupant: Option<Occupant>,
+    /// Only beside an occupant that is used up.
+    pub(super) successor: Option<Occupant>,
 }
 
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Occupant {
+    pub(super) generation: u32,
     pub(super) stage: Stage,
     /// When its birth began.
     pub(super) since: Time,
@@ -43,19 +49,46 @@ pub(super) struct Occupant {
     pub(super) alarm: Option<Time>,
     /// Calls that it has answered.
     pub(super) calls: u64,
+    /// It gets no more work, and is to be succeeded.
+    pub(super) used_up: bool,
+    /// … and has answered all that it was given.
+    pub(super) excused: bool,
 }
 
 impl Seat {
-    /// The next occupant's birth begins.
+    /// A birth begins: of the next occupant, or of the present one's successor.
     pub(super) fn bear(&mut self, slot: u32, now: Time) -> WorkerId {
         self.generation = self.generation.saturating_add(1);
-        self.occupant = Some(Occupant { stage: Stage::Bearing, since: now, alarm: None, calls: 0 });
+        let newborn = Occupant {
+            generation: self.generation,
+            stage: Stage::Bearing,
+            since: now,
+            alarm: None,
+            calls: 0,
+            used_up: false,
+            excused: false,
+        };
+        match self.occupant {
+            None => self.occupant = Some(newborn),
+            Some(_) => self.successor = Some(newborn),
+        }
         WorkerId { slot, generation: self.generation }
     }
 
-    /// The occupant, if it is this worker.
+    /// The occupant or its successor, if it is this worker.
     pub(super) fn occupied_by(&mut self, worker: WorkerId) -> Option<&mut Occupant> {
-        self.occupant.as_mut().filter(|_| self.generation == worker.generation)
+        let both = [self.occupant.as_mut(), self.successor.as_mut()];
+        both.into_iter().flatten().find(|occupant| occupant.generation == worker.generation)
+    }
+
+    /// Takes this worker out of the seat; its successor moves up.
+    pub(super) fn leave(&mut self, worker: WorkerId) -> Option<Occupant> {
+        let gone = *self.occupied_by(worker)?;
+        match self.occupant.filter(|occupant| occupant.generation != worker.generation) {
+            Some(_) => self.successor = None,
+            None => self.occupant = self.successor.take(),
+        }
+        Some(gone)
     }
 }
 
@@ -119,8 +152,18 @@ mod tests {
         assert_eq!(first, WorkerId { slot: 3, generation: 1 });
         assert!(seat.occupied_by(first).is_some());
         let second = seat.bear(3, Time(2));
+        assert!(seat.occupied_by(first).is_some() && seat.occupied_by(second).is_some());
+        assert!(seat.leave(first).is_some() && seat.leave(first).is_none());
         assert!(seat.occupied_by(first).is_none());
-        assert!(seat.occupied_by(second).is_some());
+        assert_eq!(seat.occupant.map(|occupant| occupant.generation), Some(2));
+    }
+
+    #[test]
+    fn a_successor_that_fails_leaves_the_occupant_where_it_is() {
+        let mut seat = Seat::default();
+        let (first, second) = (seat.bear(0, Time(1)), seat.bear(0, Time(2)));
+        assert!(seat.leave(second).is_some());
+        assert!(seat.occupied_by(first).is_some() && seat.successor.is_none());
     }
 
     #[test]

@@ -5,8 +5,11 @@
 //! 1. Nobody is born before `Wanted`. Then every seat below `processes` is filled, at most `births_at_once` births
 //!    at a time; a birth lasts until its worker is ready, or has failed. Stages: see `lifecycle`.
 //! 2. A serving worker that exits is replaced at once: the same seat, the next generation.
-//! 3. A worker that has answered `tasks_per_worker` calls is dismissed and replaced at once; it may overlap with its
-//!    successor.
+//! 3. A worker that is used up (`UsedUp`: it holds the last of its calls, or has outgrown its memory) gets a successor
+//!    in its seat, whose birth overlaps with what the old one still does. The old one is dismissed when it has answered
+//!    all (`Excused`) and its successor is born, not before: so a recycle costs no more than it must. If that birth
+//!    fails, the old one goes all the same, and the seat is filled by rule 1. A successor takes the seat, at whatever
+//!    stage it is, as soon as the old one gives it up or exits.
 //! 4. A birth fails if the child cannot be made, exits before it is ready, refuses, or takes longer than
 //!    `birth_patience` (then it is killed). It is tried again after a pause. After `failed_births_max` failures in a
 //!    row the pool is broken (`Break`, once), and nobody is born any more. Births that overlap fail as one.
@@ -31,7 +34,7 @@ mod tests;
 pub use lifecycle::Stage;
 
 use crate::config::SupervisorConfig;
-use crate::event::{Command, Event};
+use crate::event::{Command, Event, Wear};
 use crate::id::{Time, WorkerId};
 use lifecycle::{Departing, Failures, Occupant, Seat};
 use std::collections::{BTreeMap, BTreeSet};
@@ -60,6 +63,15 @@ pub struct Member {
     pub calls: u64,
 }
 
+/// How many workers were used up, by what.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Recycled {
+    /// By `tasks_per_worker`.
+    pub calls: u64,
+    /// By the limit on a worker's memory.
+    pub memory: u64,
+}
+
 /// The supervisor of one pool. See the module's page for its rules.
 #[derive(Debug)]
 pub struct Supervisor {
@@ -69,10 +81,13 @@ pub struct Supervisor {
     seats: Vec<Seat>,
     /// Seats of the staff without an occupant.
     vacant: BTreeSet<u32>,
-    /// Occupants that are not ready.
+    /// Seats whose occupant is used up and has no successor yet.
+    heirless: BTreeSet<u32>,
+    /// Occupants and successors that are not ready.
     births: u32,
-    /// Occupants in all.
+    /// Occupants and successors in all.
     seated: u32,
+    recycled: Recycled,
     departing: BTreeMap<WorkerId, Departing>,
     /// When whom is to be killed.
     alarms: BTreeSet<(Time, WorkerId)>,
@@ -93,8 +108,10 @@ impl Supervisor {
             aim: Aim::Sleep,
             seats: vec![Seat::default(); processes as usize],
             vacant: (0..processes).collect(),
+            heirless: BTreeSet::new(),
             births: 0,
             seated: 0,
+            recycled: Recycled::default(),
             departing: BTreeMap::new(),
             alarms: BTreeSet::new(),
             failures: Failures::default(),
@@ -115,7 +132,9 @@ impl Supervisor {
             Event::Ready { worker } => self.ready(worker),
             Event::Stillborn { worker } => self.stillborn(now, worker, out),
             Event::Refused { worker } => self.refused(now, worker, out),
-            Event::Returned { worker, items, .. } => self.returned(now, worker, items, out),
+            Event::Returned { worker, items, .. } => self.returned(worker, items),
+            Event::UsedUp { worker, by } => self.used_up(worker, by),
+            Event::Excused { worker } => self.excused(now, worker, out),
             Event::Exited { worker, .. } => self.exited(now, worker, out),
             _ => {}
         }
@@ -135,12 +154,26 @@ impl Supervisor {
         [alarm, birth].into_iter().flatten().min()
     }
 
+    /// How many workers there shall be.
+    #[must_use]
+    pub fn processes(&self) -> u32 {
+        self.config.processes
+    }
+
+    /// How many workers were used up since the pool was made.
+    #[must_use]
+    pub fn recycled(&self) -> Recycled {
+        self.recycled
+    }
+
     /// Everybody who is alive or about to be: those in seats, by seat, then those who leave. Linear.
     #[must_use]
     pub fn staff(&self) -> Vec<Member> {
-        let seated = (0..).zip(&self.seats).filter_map(|(slot, seat)| {
-            let worker = WorkerId { slot, generation: seat.generation };
-            seat.occupant.map(|occupant| Member { worker, stage: occupant.stage, calls: occupant.calls })
+        let seated = (0..).zip(&self.seats).flat_map(|(slot, seat)| {
+            seat.occupant.into_iter().chain(seat.successor).map(move |occupant| {
+                let worker = WorkerId { slot, generation: occupant.generation };
+                Member { worker, stage: occupant.stage, calls: occupant.calls }
+            })
         });
         let departing = self.departing.iter();
         seated
@@ -155,13 +188,14 @@ impl Supervisor {
     fn may_bear(&self) -> bool {
         self.aim == Aim::Staff
             && !self.broken
-            && !self.vacant.is_empty()
+            && !(self.vacant.is_empty() && self.heirless.is_empty())
             && self.births < self.config.births_at_once
     }
 
     fn bear(&mut self, now: Time, out: &mut Vec<Command>) {
         while self.may_bear() && self.failures.resume() <= now {
-            let Some(slot) = self.vacant.pop_first() else { return };
+            let next = self.vacant.pop_first().or_else(|| self.heirless.pop_first());
+            let Some(slot) = next else { return };
             let Some(seat) = self.seats.get_mut(slot as usize) else { return };
             out.push(Command::Bear { worker: seat.bear(slot, now) });
             self.births += 1;
@@ -177,6 +211,7 @@ impl Supervisor {
             if let Some(since) = late {
                 self.kill(worker, out);
                 self.birth_failed(now, since, self.config.failed_births_max, out);
+                self.give_up_heir(now, worker.slot, out);
             } else if let Some(gone) = self.departing.get_mut(&worker) {
                 gone.alarm = None;
                 gone.killed = true;
@@ -198,7 +233,7 @@ impl Supervisor {
             Aim::Close => self.dismiss(worker, Some(now.after(self.config.leave_patience)), out),
             // The pool was made smaller while this birth was under way.
             _ if worker.slot >= self.config.processes => self.dismiss(worker, None, out),
-            _ => {}
+            _ => self.hand_over(now, worker.slot, out),
         }
     }
 
@@ -222,6 +257,7 @@ impl Supervisor {
         }
         if let Some(occupant) = self.vacate(worker) {
             self.birth_failed(now, occupant.since, self.config.failed_births_max, out);
+            self.give_up_heir(now, worker.slot, out);
         }
     }
 
@@ -235,17 +271,66 @@ impl Supervisor {
         self.set_alarm(worker, now.after(self.config.leave_patience));
         let failures_max = if self.was_ready { self.config.failed_births_max } else { 1 };
         self.birth_failed(now, occupant.since, failures_max, out);
+        self.give_up_heir(now, worker.slot, out);
     }
 
-    fn returned(&mut self, now: Time, worker: WorkerId, items: u32, out: &mut Vec<Command>) {
+    fn returned(&mut self, worker: WorkerId, items: u32) {
         if let Some(gone) = self.departing.get_mut(&worker) {
             gone.calls = gone.calls.saturating_add(u64::from(items));
         }
-        let limit = self.config.tasks_per_worker;
-        let Some(occupant) = self.occupant(worker) else { return };
-        occupant.calls = occupant.calls.saturating_add(u64::from(items));
-        if limit.is_some_and(|limit| occupant.calls >= limit) {
-            // It has answered all that it was given, so its patience may run from now.
+        if let Some(occupant) = self.occupant(worker) {
+            occupant.calls = occupant.calls.saturating_add(u64::from(items));
+        }
+    }
+
+    fn used_up(&mut self, worker: WorkerId, by: Wear) {
+        let serving = |occupant: &&mut Occupant| occupant.stage == Stage::Serving && !occupant.used_up;
+        let Some(occupant) = self.occupant(worker).filter(serving) else { return };
+        occupant.used_up = true;
+        match by {
+            Wear::Calls => self.recycled.calls += 1,
+            Wear::Memory => self.recycled.memory += 1,
+        }
+        self.seek_heir(worker.slot);
+    }
+
+    /// The occupant has answered all that it was given, and gets nothing more.
+    fn excused(&mut self, now: Time, worker: WorkerId, out: &mut Vec<Command>) {
+        let Some(occupant) = self.occupant(worker).filter(|occupant| occupant.used_up) else { return };
+        occupant.excused = true;
+        if self.aim == Aim::Staff && !self.broken {
+            self.hand_over(now, worker.slot, out);
+        } else {
+            self.dismiss(worker, Some(now.after(self.config.leave_patience)), out);
+        }
+    }
+
+    /// A seat whose occupant is used up needs a successor, if it has none.
+    fn seek_heir(&mut self, slot: u32) {
+        let Some(seat) = self.seats.get(slot as usize) else { return };
+        let used_up = seat.occupant.is_some_and(|occupant| occupant.used_up);
+        if used_up && seat.successor.is_none() && slot < self.config.processes {
+            self.heirless.insert(slot);
+        } else {
+            self.heirless.remove(&slot);
+        }
+    }
+
+    /// The occupant goes, if it has nothing more to do and its successor exists.
+    fn hand_over(&mut self, now: Time, slot: u32, out: &mut Vec<Command>) {
+        let Some(seat) = self.seats.get(slot as usize) else { return };
+        let born = seat.successor.is_some_and(|successor| successor.stage != Stage::Bearing);
+        if let Some(occupant) = seat.occupant.filter(|occupant| occupant.excused && born) {
+            let worker = WorkerId { slot, generation: occupant.generation };
+            self.dismiss(worker, Some(now.after(self.config.leave_patience)), out);
+        }
+    }
+
+    /// A birth in this seat has failed: whoever waits only for a successor waits no longer.
+    fn give_up_heir(&mut self, now: Time, slot: u32, out: &mut Vec<Command>) {
+        let occupant = self.seats.get(slot as usize).and_then(|seat| seat.occupant);
+        if let Some(occupant) = occupant.filter(|occupant| occupant.excused) {
+            let worker = WorkerId { slot, generation: occupant.generation };
             self.dismiss(worker, Some(now.after(self.config.leave_patience)), out);
         }
     }
@@ -260,6 +345,7 @@ impl Supervisor {
         let Some(occupant) = self.vacate(worker) else { return };
         if occupant.stage != Stage::Serving {
             self.birth_failed(now, occupant.since, self.config.failed_births_max, out);
+            self.give_up_heir(now, worker.slot, out);
         }
     }
 
@@ -278,13 +364,16 @@ impl Supervisor {
         }
         for slot in processes..before {
             self.vacant.remove(&slot);
+            self.heirless.remove(&slot);
             // A birth under way is waited for: it may be wanted again by then.
-            if let Some(worker) = self.occupant_of(slot).filter(|(_, stage)| *stage != Stage::Bearing) {
-                self.dismiss(worker.0, None, out);
+            for (worker, stage) in self.occupants_of(slot) {
+                if stage != Stage::Bearing {
+                    self.dismiss(worker, None, out);
+                }
             }
         }
         for slot in before..processes {
-            if self.occupant_of(slot).is_none() {
+            if self.occupants_of(slot).is_empty() {
                 self.vacant.insert(slot);
             }
         }
@@ -351,19 +440,20 @@ impl Supervisor {
         }
     }
 
-    /// The worker has its seat no longer, and the seat is vacant if it is one of the staff's.
+    /// The worker has its seat no longer. Its successor takes it; else it is vacant, if it is one of the staff's.
     fn vacate(&mut self, worker: WorkerId) -> Option<Occupant> {
-        let seat = self.seats.get_mut(worker.slot as usize)?;
-        let occupant = *seat.occupied_by(worker)?;
-        seat.occupant = None;
+        let slot = worker.slot;
+        let seat = self.seats.get_mut(slot as usize)?;
+        let occupant = seat.leave(worker)?;
         if let Some(alarm) = occupant.alarm {
             self.alarms.remove(&(alarm, worker));
         }
         self.births -= u32::from(occupant.stage != Stage::Serving);
         self.seated -= 1;
-        if worker.slot < self.config.processes {
-            self.vacant.insert(worker.slot);
+        if seat.occupant.is_none() && slot < self.config.processes {
+            self.vacant.insert(slot);
         }
+        self.seek_heir(slot);
         Some(occupant)
     }
 
@@ -371,14 +461,15 @@ impl Supervisor {
         self.seats.get_mut(worker.slot as usize)?.occupied_by(worker)
     }
 
-    fn occupant_of(&self, slot: u32) -> Option<(WorkerId, Stage)> {
-        let seat = self.seats.get(slot as usize)?;
-        let worker = WorkerId { slot, generation: seat.generation };
-        seat.occupant.map(|occupant| (worker, occupant.stage))
+    /// The occupant of a seat and its successor.
+    fn occupants_of(&self, slot: u32) -> Vec<(WorkerId, Stage)> {
+        let Some(seat) = self.seats.get(slot as usize) else { return Vec::new() };
+        let name = |occupant: Occupant| (WorkerId { slot, generation: occupant.generation }, occupant.stage);
+        seat.occupant.into_iter().chain(seat.successor).map(name).collect()
     }
 
     fn occupants(&self) -> Vec<(WorkerId, Stage)> {
         let slots = 0..u32::try_from(self.seats.len()).unwrap_or(u32::MAX);
-        slots.filter_map(|slot| self.occupant_of(slot)).collect()
+        slots.flat_map(|slot| self.occupants_of(slot)).collect()
     }
 }

@@ -3,7 +3,7 @@
 //! Commands are written short: `bear 0.1` (slot 0, generation 1), `dismiss 0.1`, `kill 0.1`, `break`, `rest`.
 
 use super::*;
-use crate::event::{Spent, Whereabouts};
+use crate::event::{Spent, Wear, Whereabouts};
 use crate::id::ChunkId;
 use std::time::Duration;
 
@@ -73,6 +73,14 @@ fn returned(slot: u32, generation: u32, items: u32) -> Event {
     Event::Returned { worker: id(slot, generation), chunk, items, last, bytes, spent }
 }
 
+fn used_up(slot: u32, generation: u32) -> Event {
+    Event::UsedUp { worker: id(slot, generation), by: Wear::Calls }
+}
+
+fn excused(slot: u32, generation: u32) -> Event {
+    Event::Excused { worker: id(slot, generation) }
+}
+
 fn resized(processes: u32) -> Event {
     Event::Resized { processes }
 }
@@ -119,26 +127,111 @@ fn a_death_is_followed_by_a_birth() {
     );
 }
 
+/// The worker in seat 0 is ready.
+fn at_work() -> Vec<(u64, Event, &'static str)> {
+    vec![(0, Event::Wanted, "bear 0.1"), (0, born(0, 1), ""), (0, ready(0, 1), "")]
+}
+
+fn check_at_work(script: &[(u64, Event, &'static str)]) -> Supervisor {
+    check(seats(1), &[at_work().as_slice(), script].concat())
+}
+
 #[test]
-fn a_worker_whose_calls_are_used_up_gives_way_to_its_successor() {
-    let supervisor = check(
-        SupervisorConfig { tasks_per_worker: Some(5), ..seats(1) },
-        &[
-            (0, Event::Wanted, "bear 0.1"),
-            (0, born(0, 1), ""),
-            (0, ready(0, 1), ""),
-            (0, returned(0, 1, 3), ""),
-            (0, returned(0, 1, 2), "dismiss 0.1, bear 0.2"),
-            (0, born(0, 2), ""),
-            (50, ready(0, 2), ""),
-            // The old one does not leave.
-            (99, Event::Tick, ""),
-            (100, Event::Tick, "kill 0.1"),
-        ],
-    );
+fn a_successor_is_born_before_the_one_that_is_used_up_leaves() {
+    let supervisor = check_at_work(&[
+        (0, returned(0, 1, 3), ""),
+        (0, used_up(0, 1), "bear 0.2"),
+        (0, used_up(0, 1), ""),
+        (0, returned(0, 1, 2), ""),
+        (0, excused(0, 1), ""),
+        (0, born(0, 2), "dismiss 0.1"),
+        (50, ready(0, 2), ""),
+        // The old one does not leave.
+        (99, Event::Tick, ""),
+        (100, Event::Tick, "kill 0.1"),
+    ]);
     let member = |generation, stage, calls| Member { worker: id(0, generation), stage, calls };
     assert_eq!(supervisor.staff(), [member(2, Stage::Serving, 0), member(1, Stage::Leaving, 5)]);
     assert_eq!(supervisor.deadline(), None);
+    assert_eq!(supervisor.recycled(), Recycled { calls: 1, memory: 0 });
+}
+
+#[test]
+fn a_successor_waits_for_one_that_is_still_at_its_last_call() {
+    let supervisor = check_at_work(&[
+        (0, used_up(0, 1), "bear 0.2"),
+        (0, born(0, 2), ""),
+        (0, ready(0, 2), ""),
+        (9000, Event::Tick, ""),
+        (9000, excused(0, 1), "dismiss 0.1"),
+        (9001, exited(0, 1), ""),
+    ]);
+    let successor = Member { worker: id(0, 2), stage: Stage::Serving, calls: 0 };
+    assert_eq!(supervisor.staff(), [successor]);
+}
+
+#[test]
+fn who_cannot_be_succeeded_leaves_all_the_same() {
+    check_at_work(&[
+        (0, used_up(0, 1), "bear 0.2"),
+        // Tried again for as long as the old one is at work.
+        (0, stillborn(0, 2), "bear 0.3"),
+        (0, excused(0, 1), ""),
+        (0, stillborn(0, 3), "dismiss 0.1"),
+        (0, exited(0, 1), ""),
+        (100, Event::Tick, "bear 0.4"),
+    ]);
+}
+
+#[test]
+fn a_successor_takes_the_seat_of_one_that_died() {
+    check_at_work(&[
+        (0, used_up(0, 1), "bear 0.2"),
+        (0, exited(0, 1), ""),
+        (0, born(0, 2), ""),
+        (0, ready(0, 2), ""),
+        (0, exited(0, 2), "bear 0.3"),
+    ]);
+    check_at_work(&[
+        (0, used_up(0, 1), "bear 0.2"),
+        (0, born(0, 2), ""),
+        (0, ready(0, 2), ""),
+        (0, exited(0, 2), "bear 0.3"),
+        (0, exited(0, 1), ""),
+    ]);
+}
+
+#[test]
+fn successors_leave_with_their_seat_and_with_the_pool() {
+    let begin = [
+        (0, Event::Wanted, "bear 0.1, bear 1.1"),
+        (0, born(0, 1), ""),
+        (0, born(1, 1), ""),
+        (0, ready(0, 1), ""),
+        (0, ready(1, 1), ""),
+        (0, used_up(0, 1), "bear 0.2"),
+        (0, used_up(1, 1), "bear 1.2"),
+        (0, born(1, 2), ""),
+    ];
+    let smaller = [
+        (0, resized(1), "dismiss 1.1, dismiss 1.2"),
+        (0, Event::Closed, "dismiss 0.1"),
+        (0, exited(1, 1), ""),
+        (0, exited(1, 2), ""),
+        (0, exited(0, 1), ""),
+        (0, born(0, 2), "dismiss 0.2"),
+        (0, exited(0, 2), "rest"),
+    ];
+    check(seats(2), &[begin.as_slice(), &smaller].concat());
+    let terminated = [
+        (0, Event::Terminated, "kill 0.1, kill 1.1, kill 1.2"),
+        (0, born(0, 2), "kill 0.2"),
+        (0, exited(0, 1), ""),
+        (0, exited(1, 1), ""),
+        (0, exited(1, 2), ""),
+        (0, exited(0, 2), "rest"),
+    ];
+    check(seats(2), &[begin.as_slice(), &terminated].concat());
 }
 
 #[test]

@@ -3,9 +3,10 @@
 //! It sees the same events and commands in the same order, and stops the test at the first that is wrong.
 
 use crate::plan::{JobPlan, Plan};
+use crate::seats::WorkerBook;
 use forklift_core::event::{Command, Delivery, Event, Whereabouts};
 use forklift_core::id::{ChunkId, JobId, WorkerId};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Item {
@@ -16,7 +17,7 @@ pub(crate) enum Item {
     Lost,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct JobBook {
     pub(crate) items: Vec<Item>,
     pub(crate) submitted: u64,
@@ -54,18 +55,6 @@ pub(crate) struct Piece {
     pub(crate) done: u32,
 }
 
-#[derive(Debug, Default)]
-pub(crate) struct WorkerBook {
-    pub(crate) born: bool,
-    pub(crate) ready: bool,
-    pub(crate) refused: bool,
-    pub(crate) dismissed: bool,
-    pub(crate) interrupted: bool,
-    pub(crate) killed: bool,
-    pub(crate) held: VecDeque<Piece>,
-    pub(crate) given: u64,
-}
-
 /// Outcomes that a run has seen: the tests assert that all of them came up.
 #[derive(Debug, Default, Clone)]
 pub(crate) struct Seen(pub(crate) BTreeMap<&'static str, u64>);
@@ -85,6 +74,8 @@ pub(crate) struct Audit {
     pub(crate) generations: BTreeMap<u32, u32>,
     pub(crate) in_flight: u64,
     pub(crate) processes: u32,
+    /// What may be in flight now.
+    window: u64,
     pub(crate) wanted: bool,
     pub(crate) closed: bool,
     pub(crate) terminated: bool,
@@ -94,6 +85,8 @@ pub(crate) struct Audit {
     resting: bool,
     pub(crate) rested: bool,
     pub(crate) seen: Seen,
+    /// Seats in which a birth has failed since the last succeeded.
+    pub(crate) barren: BTreeSet<u32>,
     /// The death that is being told: who, where, and the oldest piece it held.
     death: Option<(WorkerId, Whereabouts, Option<Piece>, bool)>,
     lost_now: u64,
@@ -103,6 +96,7 @@ impl Audit {
     pub(crate) fn new(plan: Plan) -> Self {
         Audit {
             processes: plan.scheduler.processes,
+            window: plan.scheduler.window_bytes,
             plan,
             jobs: BTreeMap::new(),
             chunks: BTreeMap::new(),
@@ -117,6 +111,7 @@ impl Audit {
             resting: false,
             rested: false,
             seen: Seen::default(),
+            barren: BTreeSet::new(),
             death: None,
             lost_now: 0,
         }
@@ -144,21 +139,49 @@ impl Audit {
             }
             Event::Restored { chunk, bytes } => self.restore(chunk, bytes),
             Event::Resized { processes } => self.processes = processes,
+            Event::Admitted { window_bytes, .. } => {
+                self.window = window_bytes;
+                if self.in_flight > self.window {
+                    self.seen.note("window shrunk below what is in flight");
+                }
+            }
             Event::Wanted => self.wanted = true,
             Event::Closed => self.closed = true,
             Event::Unbounded => self.unbounded = true,
             Event::Terminated => self.terminated = true,
-            Event::Born { worker } => self.worker(worker).born = true,
-            Event::Ready { worker } => self.worker(worker).ready = true,
-            Event::Refused { worker } => self.worker(worker).refused = true,
-            Event::Stillborn { worker } => drop(self.workers.remove(&worker)),
+            Event::Born { worker } => {
+                self.worker(worker).born = true;
+                self.barren.remove(&worker.slot);
+            }
+            Event::Ready { worker } => {
+                self.worker(worker).ready = true;
+                if self.stands_by(worker) {
+                    self.seen.note("stood by");
+                }
+            }
+            Event::Refused { worker } => {
+                self.worker(worker).refused = true;
+                self.barren.insert(worker.slot);
+            }
+            Event::Stillborn { worker } => {
+                self.workers.remove(&worker);
+                self.barren.insert(worker.slot);
+            }
+            Event::UsedUp { worker, .. } => {
+                if let Some(book) = self.workers.get_mut(&worker) {
+                    book.used_up = true;
+                }
+            }
+            Event::Excused { worker } => self.worker(worker).excused = true,
+            Event::Surrendered { worker, chunk } => self.surrender(worker, chunk),
             Event::Returned { worker, chunk, items, bytes, .. } => self.answer(worker, chunk, items, bytes),
+            Event::Unreadable { worker, chunk } => self.give_back(worker, chunk),
             Event::Exited { worker, at } => self.exit(worker, at),
             Event::Tick => {}
         }
     }
 
-    fn worker(&mut self, worker: WorkerId) -> &mut WorkerBook {
+    pub(crate) fn worker(&mut self, worker: WorkerId) -> &mut WorkerBook {
         self.workers.get_mut(&worker).expect("a worker that was ordered")
     }
 
@@ -168,19 +191,8 @@ impl Audit {
             Delivery::Collected => (false, None),
             Delivery::Streamed(limit) => (true, limit),
         };
-        let book = JobBook {
-            items: vec![Item::NotYet; plan.items as usize],
-            submitted: 0,
-            over: 0,
-            consumed: 0,
-            unconsumed_bytes: 0,
-            exhausted: false,
-            cancelled: false,
-            finished: false,
-            streamed,
-            buffer,
-            largest_chunk: 0,
-        };
+        let items = vec![Item::NotYet; plan.items as usize];
+        let book = JobBook { items, streamed, buffer, ..JobBook::default() };
         assert!(self.jobs.insert(job, book).is_none());
     }
 
@@ -233,8 +245,20 @@ impl Audit {
         }
     }
 
+    /// It could not be decoded, so it may have been written to.
+    fn give_back(&mut self, worker: WorkerId, chunk: ChunkId) {
+        if let Some(piece) = self.hand_back(worker, chunk) {
+            assert_eq!(piece.done, 0);
+            self.chunks.get_mut(&chunk).expect("its chunk").damage += 1;
+            self.seen.note("given back");
+        }
+    }
+
     fn exit(&mut self, worker: WorkerId, at: Whereabouts) {
         let book = self.workers.remove(&worker).expect("a worker that was ordered");
+        if !book.ready {
+            self.barren.insert(worker.slot);
+        }
         self.death = Some((worker, at, book.held.front().copied(), book.interrupted || book.killed));
         let wanted = |piece: &Piece| {
             self.chunks.get(&piece.chunk).is_some_and(|chunk| !self.jobs[&chunk.job].cancelled)
@@ -260,7 +284,9 @@ impl Audit {
     pub(crate) fn command(&mut self, command: &Command) {
         assert!(!self.rested, "{command:?} after rest");
         match *command {
-            Command::Grant { job, items, .. } => {
+            Command::Grant { job, chunks, items } => {
+                let full = self.in_flight > 0 && self.in_flight >= self.window;
+                assert!(chunks == 0 || !full, "{command:?} with {} bytes in flight", self.in_flight);
                 let book = &self.jobs[&job];
                 assert!(items > 0 && !book.finished && !book.cancelled && !book.exhausted, "{command:?}");
             }
@@ -281,11 +307,15 @@ impl Audit {
             Command::Finish { job } => self.finish(job),
             Command::Interrupt { worker } => self.interrupt(worker),
             Command::Bear { worker } => self.bear(worker),
-            Command::Dismiss { worker } => {
-                let book = self.worker(worker);
-                assert!(book.born && !book.dismissed && !book.killed, "{command:?}");
-                book.dismissed = true;
+            Command::Relieve { worker } => {
+                let limit = self.plan.scheduler.tasks_per_worker;
+                assert_eq!(Some(self.worker(worker).given), limit, "{command:?}");
             }
+            Command::Excuse { worker } => {
+                let book = self.worker(worker);
+                assert!(book.used_up && book.held.is_empty(), "{command:?}");
+            }
+            Command::Dismiss { worker } => self.dismiss(worker),
             Command::Kill { worker } => self.kill(worker),
             Command::Break => {
                 assert!(!self.broken && !self.closed && !self.terminated);
@@ -308,6 +338,7 @@ impl Audit {
                 "sent to a busy worker, though one is idle"
             );
         }
+        assert!(!self.plan.audit || !self.stands_by(worker), "two at work in one seat");
         let slots = self.processes;
         let limit = self.plan.scheduler.tasks_per_worker;
         let book = self.worker(worker);
@@ -358,10 +389,13 @@ impl Audit {
         let chunk = self.chunks[&piece.chunk].first;
         let rest = chunk + u64::from(piece.skip + piece.done)..chunk + u64::from(piece.skip + piece.items);
         let alone = rest.end - rest.start == 1;
-        assert!(
-            rest.contains(&item) && (at == Whereabouts::Calling(item) || alone),
-            "lost though it was not at it"
-        );
+        let named = match at {
+            Whereabouts::Calling(item) | Whereabouts::Overdue(item) | Whereabouts::Oversized(item) => {
+                Some(item)
+            }
+            _ => None,
+        };
+        assert!(rest.contains(&item) && (named == Some(item) || alone), "lost though it was not at it");
         let book = self.jobs.get_mut(&job).expect("its job");
         assert_eq!(book.items[item as usize], Item::Ready, "lost twice");
         book.items[item as usize] = Item::Lost;
@@ -414,7 +448,7 @@ impl Audit {
             let births = staff.clone().filter(|(_, book)| !book.ready).count();
             assert!(births <= self.plan.supervisor.births_at_once as usize, "too many births");
             let mut slots = BTreeSet::new();
-            assert!(staff.all(|(id, _)| slots.insert(id.slot)), "two in one seat");
+            assert!(staff.all(|(id, book)| book.used_up || slots.insert(id.slot)), "two in one seat");
         }
     }
 
@@ -428,11 +462,9 @@ impl Audit {
     }
 
     fn idle(&self) -> impl Iterator<Item = WorkerId> {
-        let slots = self.processes;
-        let calls = self.plan.scheduler.tasks_per_worker.unwrap_or(u64::MAX);
         self.workers.iter().filter_map(move |(&id, book)| {
-            let open = book.ready && !book.dismissed && !book.interrupted && !book.killed && !book.refused;
-            (open && book.held.is_empty() && book.given < calls && id.slot < slots).then_some(id)
+            let free = book.held.is_empty() && self.may_work(id, book) && !self.stands_by(id);
+            free.then_some(id)
         })
     }
 

@@ -2,6 +2,7 @@
 
 use forklift_core::config::{SchedulerConfig, SupervisorConfig};
 use forklift_core::event::{Chunking, Delivery};
+use forklift_core::pressure::HALVINGS_MAX;
 use std::time::Duration;
 
 pub(crate) const MICRO: u64 = 1_000;
@@ -105,6 +106,12 @@ pub(crate) struct JobPlan {
     pub(crate) poison_decode: u64,
     /// … and whoever is about to begin with it.
     pub(crate) poison_begin: u64,
+    /// … or makes him grow until he is stopped.
+    pub(crate) poison_size: u64,
+    /// One item in so many cannot be rebuilt, nor can those that were encoded with it.
+    pub(crate) unreadable: u64,
+    /// Whoever is at an item for so long is stopped.
+    pub(crate) task_timeout: Option<u64>,
     /// From its middle on the iterable waits for this job to end.
     pub(crate) waits_for: Option<usize>,
     /// The iterable pauses before some chunks.
@@ -125,9 +132,17 @@ pub(crate) struct Plan {
     pub(crate) dies_starting: f64,
     pub(crate) hangs_starting: f64,
     pub(crate) hangs_leaving: f64,
+    /// A worker stands still for a while (swapped out, stopped, starved).
+    pub(crate) stalls: f64,
+    /// Births take up to so long.
+    pub(crate) birth: u64,
+    /// A worker has outgrown its memory after an answer.
+    pub(crate) outgrows: f64,
     /// Idle or not, workers die of something else about this often.
     pub(crate) accident_every: Option<u64>,
     pub(crate) resizes: Vec<(u64, u32)>,
+    /// Memory is short: when, and how often the windows are halved from then on.
+    pub(crate) pressures: Vec<(u64, u32)>,
     pub(crate) terminated: Option<u64>,
     /// `join`: streams wait for nobody any more.
     pub(crate) unbounded: Option<u64>,
@@ -153,8 +168,12 @@ impl Plan {
             dies_starting: 0.0,
             hangs_starting: 0.0,
             hangs_leaving: 0.0,
+            stalls: 0.0,
+            birth: 20 * MILLI,
+            outgrows: 0.0,
             accident_every: None,
             resizes: Vec::new(),
+            pressures: Vec::new(),
             terminated: None,
             unbounded: None,
             audit: false,
@@ -175,7 +194,6 @@ impl Plan {
         };
         let supervisor = SupervisorConfig {
             processes,
-            tasks_per_worker,
             births_at_once: rng.pick(&[1, 2, 8]),
             birth_patience: Duration::from_secs(2),
             failed_births_max: rng.pick(&[1, 3, 5]),
@@ -188,6 +206,8 @@ impl Plan {
         let (crash, stillborn, refuses) = (some(0.5, 0.05), some(0.3, 0.1), some(0.1, 0.05));
         let (dies_starting, hangs_starting, hangs_leaving) =
             (some(0.3, 0.1), some(0.2, 0.05), some(0.3, 0.2));
+        let (outgrows, stalls) = (some(0.3, 0.1), some(0.3, 0.02));
+        let birth = if some(0.2, 1.0) > 0.0 { 1_900 * MILLI } else { 20 * MILLI };
         let accident_every = (some(0.3, 1.0) > 0.0).then(|| rng.between(10, 200) * MILLI);
         let steady = rng.chance(0.4);
         let bytes_in = rng.pick(&[Spread::Even(8), Spread::Even(300), Spread::Even(5000)]);
@@ -209,6 +229,10 @@ impl Plan {
             jobs.push(job);
         }
         let resizes = resizes(rng);
+        let mut pressures = Vec::new();
+        while faulty && rng.chance(0.5) {
+            pressures.push((rng.below(SECOND), rng.below(u64::from(HALVINGS_MAX) + 1) as u32));
+        }
         let terminated = rng.chance(0.15).then(|| rng.below(2 * SECOND));
         Plan {
             unbounded: jobs.iter().any(|job| job.consumer.is_none()).then(|| rng.below(3 * SECOND)),
@@ -223,8 +247,12 @@ impl Plan {
             dies_starting,
             hangs_starting,
             hangs_leaving,
+            stalls,
+            birth,
+            outgrows,
             accident_every,
             resizes,
+            pressures,
             terminated,
         }
     }
@@ -255,6 +283,9 @@ impl JobPlan {
             poison: 0,
             poison_decode: 0,
             poison_begin: 0,
+            poison_size: 0,
+            unreadable: 0,
+            task_timeout: None,
             waits_for: None,
             stalls: 0.0,
             salt: 0,
@@ -305,6 +336,9 @@ impl JobPlan {
             poison: if faulty && rng.chance(0.2) { rng.pick(&[7, 50, 300]) } else { 0 },
             poison_decode: if faulty && rng.chance(0.15) { rng.pick(&[50, 300]) } else { 0 },
             poison_begin: if faulty && rng.chance(0.1) { 100 } else { 0 },
+            poison_size: if faulty && rng.chance(0.1) { 100 } else { 0 },
+            unreadable: if rng.chance(0.15) { rng.pick(&[7, 50, 300]) } else { 0 },
+            task_timeout: (faulty && rng.chance(0.2)).then_some(base * 10),
             waits_for: (index > 0 && rng.chance(0.15)).then(|| rng.below(index as u64) as usize),
             stalls: rng.pick(&[0.0, 0.0, 0.02]),
             salt: rng.next(),

@@ -2,7 +2,7 @@
 //!
 //! Messages take time in both directions and keep their order; the last thing heard of a process is its exit.
 
-use crate::plan::{JobPlan, MICRO, Plan, Rng};
+use crate::plan::{JobPlan, MICRO, Plan, Rng, SECOND};
 use forklift_core::event::{Event, Spent, Whereabouts};
 use forklift_core::id::{ChunkId, JobId, Time, WorkerId};
 use std::collections::VecDeque;
@@ -16,6 +16,8 @@ pub(crate) struct Errand {
     /// Index in the job of its next item.
     pub(crate) next: u64,
     pub(crate) left: u32,
+    /// Its items were encoded together, and none of them was answered.
+    pub(crate) together: bool,
 }
 
 /// Items that it answers together.
@@ -46,6 +48,8 @@ pub(crate) enum Step {
     Refuse,
     Begin,
     Answer,
+    /// The piece cannot be decoded as it is.
+    GiveBack,
     Die(Whereabouts),
     /// It has nothing to do and was told to stop.
     Leave,
@@ -58,6 +62,8 @@ pub(crate) struct Process {
     pub(crate) phase: Phase,
     pub(crate) queue: VecDeque<Errand>,
     pub(crate) stop: bool,
+    /// It has said that it is used up: it begins on nothing more.
+    pub(crate) worn: bool,
     /// Steps that were planned before it changed its mind are void.
     pub(crate) epoch: u64,
     stint: Option<Stint>,
@@ -71,6 +77,7 @@ impl Process {
             phase: Phase::Unborn,
             queue: VecDeque::new(),
             stop: false,
+            worn: false,
             epoch: 0,
             stint: None,
             mail_at: 0,
@@ -86,7 +93,8 @@ impl Process {
             if rng.chance(0.85) { errand.left } else { rng.between(1, u64::from(errand.left)) as u32 };
         let decoded = now + 100 * u64::from(items);
         let calls = job.cost.sum(job.salt, errand.next, u64::from(items));
-        let ends = decoded + calls + 100 * u64::from(items);
+        let pause = if rng.chance(plan.stalls) { rng.below(SECOND) } else { 0 };
+        let ends = decoded + calls + pause + 100 * u64::from(items);
         self.stint = Some(Stint { errand, items, begun: now, decoded, ends });
         let indices = errand.next..errand.next + u64::from(items);
         let killer = |one_in: u64, salt: u64| {
@@ -100,8 +108,24 @@ impl Process {
         if killer(job.poison_decode, 1).is_some() {
             return (decoded, Step::Die(Whereabouts::Translating));
         }
+        if errand.together && killer(job.unreadable, 4).is_some() {
+            return (decoded, Step::GiveBack);
+        }
         if let Some(item) = killer(job.poison, 2) {
             return (decoded + calls / 2, Step::Die(Whereabouts::Calling(item)));
+        }
+        if let Some(item) = killer(job.poison_size, 5) {
+            return (decoded + calls / 2, Step::Die(Whereabouts::Oversized(item)));
+        }
+        if let Some(limit) = job.task_timeout {
+            let mut at = decoded;
+            for item in indices.clone() {
+                let cost = job.cost.of(job.salt, item);
+                if cost > limit {
+                    return (at + limit, Step::Die(Whereabouts::Overdue(item)));
+                }
+                at += cost;
+            }
         }
         if rng.chance(plan.crash) {
             let at = rng.between(now, ends);
@@ -116,6 +140,7 @@ impl Process {
         let front = self.queue.front_mut()?;
         front.next += u64::from(items);
         front.left -= items;
+        front.together = false;
         let last = front.left == 0;
         if last {
             self.queue.pop_front();
@@ -128,6 +153,12 @@ impl Process {
         };
         let bytes = job.bytes_out.sum(job.salt, errand.next, u64::from(items));
         Some(Event::Returned { worker, chunk: errand.chunk, items, last, bytes, spent })
+    }
+
+    /// Gives back the piece that it could not decode.
+    pub(crate) fn give_back(&mut self, worker: WorkerId) -> Option<Event> {
+        self.stint = None;
+        self.queue.pop_front().map(|errand| Event::Unreadable { worker, chunk: errand.chunk })
     }
 
     /// What its line of the scoreboard says.

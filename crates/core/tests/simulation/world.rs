@@ -3,11 +3,13 @@
 use crate::audit::{Audit, Item, Seen};
 use crate::plan::{MICRO, MILLI, Plan, Rng, SECOND};
 use crate::process::{Errand, Phase, Process, Step};
-use forklift_core::event::{Command, Delivery, Event, JobSpec, Whereabouts};
+use forklift_core::event::{Command, Delivery, Event, JobSpec, Wear, Whereabouts};
 use forklift_core::id::{ChunkId, JobId, Time, WorkerId};
+use forklift_core::pressure::admitted;
 use forklift_core::scheduler::Scheduler;
 use forklift_core::supervisor::Supervisor;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::{Duration, Instant};
 
 /// Something that will happen.
 #[derive(Debug)]
@@ -51,6 +53,14 @@ pub(crate) struct World {
     pub(crate) audit: Audit,
     feeds: BTreeMap<JobId, Feed>,
     processes: BTreeMap<WorkerId, Process>,
+    /// Chunks that were encoded again, item by item.
+    divided: BTreeSet<ChunkId>,
+    /// Calls that each job had answered when the first of them was finished, in nanoseconds.
+    pub(crate) shares: Vec<u64>,
+    /// When each job was opened, and when it was finished.
+    pub(crate) spans: BTreeMap<JobId, (u64, u64)>,
+    /// Time that the scheduler's steps took, if it is measured.
+    pub(crate) clock: Option<Duration>,
     unopened: usize,
     told: VecDeque<Event>,
     chunks: u64,
@@ -70,6 +80,10 @@ impl World {
             audit: Audit::new(plan.clone()),
             feeds: BTreeMap::new(),
             processes: BTreeMap::new(),
+            divided: BTreeSet::new(),
+            shares: Vec::new(),
+            spans: BTreeMap::new(),
+            clock: None,
             unopened: plan.jobs.len(),
             told: VecDeque::new(),
             chunks: 0,
@@ -89,6 +103,8 @@ impl World {
                 items: job.known.then_some(job.items),
                 chunking: job.chunking,
                 delivery: job.delivery,
+                retries: (index % 3) as u32,
+                task_timeout: job.task_timeout.map(Duration::from_nanos),
             };
             self.at(job.opens, Happening::Tell(Event::Wanted));
             self.at(job.opens, Happening::Tell(Event::Opened { job: id, spec }));
@@ -98,6 +114,11 @@ impl World {
         }
         for &(at, processes) in &plan.resizes {
             self.at(at, Happening::Tell(Event::Resized { processes }));
+        }
+        for &(at, halvings) in &plan.pressures {
+            let window_bytes = admitted(plan.scheduler.window_bytes, halvings);
+            let stream_bytes = admitted(plan.scheduler.stream_bytes, halvings);
+            self.at(at, Happening::Tell(Event::Admitted { window_bytes, stream_bytes }));
         }
         if let Some(at) = plan.unbounded {
             self.at(at, Happening::Tell(Event::Unbounded));
@@ -133,7 +154,7 @@ impl World {
                 }
                 _ => panic!("nothing will ever happen again, and the pool is not at rest: {:#?}", self.feeds),
             }
-            assert!(self.steps < 2_000_000 && self.now < 10_000_000 * SECOND, "it goes on for ever");
+            assert!(self.steps < 5_000_000 && self.now < 10_000_000 * SECOND, "it goes on for ever");
         }
         self.audit.close();
         assert_eq!(self.supervisor.deadline(), None);
@@ -168,7 +189,11 @@ impl World {
             let answered = self.answered(&event);
             self.audit.event(&event);
             self.supervisor.step(Time(self.now), &event, &mut commands);
+            let begun = self.clock.map(|_| Instant::now());
             self.scheduler.step(Time(self.now), &event, &mut commands);
+            if let (Some(clock), Some(begun)) = (&mut self.clock, begun) {
+                *clock += begun.elapsed();
+            }
             for command in commands {
                 self.audit.command(&command);
                 self.perform(command);
@@ -215,6 +240,7 @@ impl World {
         match *event {
             Event::Opened { job, .. } => {
                 self.unopened -= 1;
+                self.spans.insert(job, (self.now, 0));
                 self.feeds.entry(job).or_default();
                 if self.plan.jobs[job.0 as usize].items == 0 && self.plan.jobs[job.0 as usize].known {
                     self.exhaust(job);
@@ -238,13 +264,16 @@ impl World {
             }
             Command::Dispatch { worker, chunk, skip, items } => {
                 let book = &self.audit.chunks[&chunk];
-                let errand = Errand { job: book.job, chunk, next: book.first + u64::from(skip), left: items };
+                let next = book.first + u64::from(skip);
+                let together = book.items > 1 && !self.divided.contains(&chunk);
+                let errand = Errand { job: book.job, chunk, next, left: items, together };
                 self.send(worker, Letter::Errand(errand));
             }
             Command::Reclaim { chunk } => {
                 let bytes = self.audit.chunks[&chunk].bytes;
                 let bytes = if self.plan.steady { bytes } else { bytes + self.rng.below(10) };
                 let restored = Event::Restored { chunk, bytes };
+                self.divided.insert(chunk);
                 if self.rng.chance(0.3) {
                     self.told.push_back(restored);
                 } else {
@@ -254,6 +283,8 @@ impl World {
             }
             Command::Finish { job } => self.finish(job),
             Command::Interrupt { worker } | Command::Kill { worker } => self.send(worker, Letter::Kill),
+            Command::Relieve { worker } => self.told.push_back(Event::UsedUp { worker, by: Wear::Calls }),
+            Command::Excuse { worker } => self.told.push_back(Event::Excused { worker }),
             Command::Bear { worker } => self.bear(worker),
             Command::Dismiss { worker } => self.send(worker, Letter::Stop),
             Command::Break => self.told.push_back(Event::Terminated),
@@ -262,6 +293,11 @@ impl World {
     }
 
     fn finish(&mut self, job: JobId) {
+        if self.shares.is_empty() {
+            let plans = self.plan.jobs.iter().zip(self.audit.jobs.values());
+            self.shares = plans.map(|(plan, book)| plan.cost.sum(plan.salt, 0, book.over)).collect();
+        }
+        self.spans.entry(job).or_default().1 = self.now;
         self.feeds.entry(job).or_default().ended = true;
         let waiting = |index: &usize| self.plan.jobs[*index].waits_for == Some(job.0 as usize);
         let waiting: Vec<usize> = (0..self.plan.jobs.len()).filter(waiting).collect();
@@ -382,7 +418,7 @@ impl World {
         self.processes.insert(worker, process);
         self.at(at, Happening::Tell(Event::Born { worker }));
         if let Some(step) = step {
-            let ready = at + self.rng.below(20 * MILLI);
+            let ready = at + self.rng.below(self.plan.birth);
             self.at(ready, Happening::Step(worker, 0, step));
         }
         if let Some(after) = accident {
@@ -452,12 +488,31 @@ impl World {
             Step::Begin => self.begin(worker),
             Step::Answer => {
                 let job = process.queue.front().map(|errand| &self.plan.jobs[errand.job.0 as usize]);
-                if let Some(event) = job.and_then(|job| process.answer(worker, job)) {
+                let answer = job.and_then(|job| process.answer(worker, job));
+                let outgrown = !process.worn && self.rng.chance(self.plan.outgrows);
+                process.worn |= outgrown;
+                if let Some(event) = answer {
+                    self.post(worker, event);
+                }
+                if outgrown {
+                    self.post(worker, Event::UsedUp { worker, by: Wear::Memory });
+                }
+                self.begin(worker);
+            }
+            Step::GiveBack => {
+                if let Some(event) = process.give_back(worker) {
                     self.post(worker, event);
                 }
                 self.begin(worker);
             }
-            Step::Die(at) => self.die(worker, at),
+            Step::Die(at) => {
+                match at {
+                    Whereabouts::Overdue(_) => self.audit.seen.note("overdue"),
+                    Whereabouts::Oversized(_) => self.audit.seen.note("oversized"),
+                    _ => {}
+                }
+                self.die(worker, at);
+            }
             Step::Leave => self.die(worker, Whereabouts::Between),
             Step::Accident => {}
         }
@@ -468,6 +523,13 @@ impl World {
         let Some(process) = self.processes.get_mut(&worker) else { return };
         process.epoch += 1;
         let epoch = process.epoch;
+        if process.worn {
+            let surrendered: Vec<Errand> = process.queue.drain(..).collect();
+            for Errand { chunk, .. } in surrendered {
+                self.post(worker, Event::Surrendered { worker, chunk });
+            }
+        }
+        let Some(process) = self.processes.get_mut(&worker) else { return };
         if let Some(errand) = process.queue.front() {
             let job = &self.plan.jobs[errand.job.0 as usize];
             let (at, step) = process.begin(self.now, &self.plan, job, &mut self.rng);
