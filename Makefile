@@ -19,7 +19,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help build demo test test-rust test-python bench lint fmt clean
+.PHONY: help build demo test test-rust test-python bench faults chaos docs wheel lint fmt clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name words; do \
@@ -42,8 +42,26 @@ test-rust: $(VENV)/.made ## the crates' tests
 test-python: $(VENV)/.built $(VENV)/.needs-test ## the package's tests; ARGS='-k word' for some of them
 	$(BIN)/python -m pytest $(ARGS)
 
-bench: $(VENV)/.built $(VENV)/.needs-bench ## forklift and its rivals; writes docs/performance.md; ARGS=--quick for a look
+bench: $(VENV)/.built $(VENV)/.needs-bench ## forklift and its rivals; writes docs/performance.md and blocks.md; ARGS=--quick for a look
 	$(BIN)/python -m benchmarks.run $(ARGS)
+	$(BIN)/python -m benchmarks.blocks $(filter --quick,$(ARGS))
+	$(if $(filter --quick,$(ARGS)),,$(BIN)/python -m benchmarks.evolution)
+	$(if $(filter --quick,$(ARGS)),,$(BIN)/python -m benchmarks.joblib_backend)
+
+faults: $(VENV)/.built $(VENV)/.needs-bench ## the same faults in forklift and its rivals; writes docs/failures.md
+	$(BIN)/python -m benchmarks.faults $(ARGS)
+
+chaos: $(VENV)/.built $(VENV)/.needs-test ## maps under a random killer for two minutes; ARGS='--seconds 20 --seed 7'
+	$(BIN)/python -m benchmarks.chaos $(ARGS)
+
+docs: $(VENV)/.built $(VENV)/.needs-docs ## the documentation, as a site, into site/
+	$(BIN)/python -m mkdocs build --strict
+
+# For glibc 2.17 and newer, and CPython 3.11 and newer; zig links against the old glibc. The sdist holds the sources.
+wheel: $(VENV)/.needs-build $(VENV)/.needs-wheel ## a wheel and an sdist into dist/
+	env -u CONDA_PREFIX VIRTUAL_ENV=$(CURDIR)/$(VENV) PATH=$(CURDIR)/$(BIN):$$PATH \
+		$(BIN)/maturin build --release --strip --zig --compatibility manylinux_2_17 --out dist $(ARGS)
+	env -u CONDA_PREFIX VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/maturin sdist --out dist
 
 lint: $(VENV)/.made $(VENV)/.needs-dev ## formats, lints and types, without changing anything
 	cargo fmt --all --check

@@ -12,7 +12,7 @@ from functools import partial
 from multiprocessing.context import BaseContext
 from typing import Any
 
-from forklift import _native, _pickling, _zygote
+from forklift import _native, _pickling, _reducers, _zygote
 
 # Types whose import costs nothing, or that only exist in the user's process.
 _NOT_PRELOADED = {"builtins", "__main__", "__mp_main__"}
@@ -31,7 +31,8 @@ def start_method(context: BaseContext | str | None) -> str:
 
 
 def must_be_inherited(start: tuple[Callable[..., object], tuple[Any, ...]]) -> bool:
-    """Whether an initializer or its arguments refuse to be pickled because they are made to be inherited by a fork.
+    """Whether an initializer or its arguments are made to be inherited by a fork: they refuse to be pickled, or can be
+    sent only once.
 
     Asked only where `multiprocessing` itself would fork, so that replacing the import is enough.
     """
@@ -41,14 +42,18 @@ def must_be_inherited(start: tuple[Callable[..., object], tuple[Any, ...]]) -> b
 
     if multiprocessing.get_start_method(allow_none=True) not in (None, "fork") or sys.version_info >= (3, 14):
         return False
-    for pickler in (lambda: _pickling.Pickler, _pickling.cloud_pickler_class):
-        try:
-            pickler()(Nowhere, 5, buffer_callback=Nowhere.buffer).dump(start)
-        except RuntimeError as error:
-            return "inheritance" in str(error)
-        except Exception:
-            continue
-        return False
+    _reducers.asking.whether = True
+    try:
+        for pickler in (lambda: _pickling.Pickler, _pickling.cloud_pickler_class):
+            try:
+                pickler()(Nowhere, 5, buffer_callback=Nowhere.buffer).dump(start)
+            except RuntimeError as error:
+                return "inheritance" in str(error)
+            except Exception:
+                continue
+            return False
+    finally:
+        _reducers.asking.whether = False
     return False
 
 
@@ -123,8 +128,18 @@ def pickled_names(modules: Iterable[str]) -> bytes:
     return pickle.dumps(sorted(modules), 5)
 
 
+def import_before_forks() -> None:
+    """Import what both sides import when the first answers come.
+
+    A fork that is made while another thread imports a module waits for ever for that import.
+    """
+    import forklift._failure
+    import forklift._outcome  # noqa: F401
+
+
 def serve_forks(native: _native.Pool) -> None:
     """Fork workers from this process when the pool wants some, in a thread, as `multiprocessing.Pool` does."""
+    import_before_forks()
     thread = threading.Thread(target=_serve_forks, args=(native,), name="forklift-births", daemon=True)
     thread.start()
 

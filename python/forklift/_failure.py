@@ -31,7 +31,14 @@ if TYPE_CHECKING:
     # Pickled exception or None, type, arguments, traceback, notes.
     Packed = tuple[bytes | None, str, str, str, tuple[str, ...]]
 
-__all__ = ["encode_error", "find_culprit", "pack_exception", "pack_result_failure", "unpack_exception"]
+__all__ = [
+    "encode_error",
+    "find_culprit",
+    "pack_exception",
+    "pack_result_failure",
+    "unpack_exception",
+    "words",
+]
 
 TRACEBACK_CHARS_MAX = 64 << 10
 NOTES_MAX = 20
@@ -57,15 +64,20 @@ def encode_error(obj: object, root: str, index: int | None = None) -> EncodeErro
     """Make the `EncodeError` for an object that could not be pickled."""
     search = _Search(obj, root)
     kind = type(search.error).__name__
-    error = rebuild_encode_error(kind, search.path, _words(search.error), bounded_repr(search.part), index)
+    error = rebuild_encode_error(kind, search.path, words(search.error), bounded_repr(search.part), index)
     error.__cause__ = search.error
     return error
 
 
 class _Search:
-    """One search. `part` cannot be pickled, `path` leads to it, `error` says why."""
+    """One search. `part` cannot be pickled, `path` leads to it, `error` says why.
 
-    def __init__(self, obj: object, root: str) -> None:
+    In a worker (`everything`) whatever pickling raises is taken for an answer, a SystemExit too; in the user's process
+    what is no Exception, Ctrl-C above all, ends the search.
+    """
+
+    def __init__(self, obj: object, root: str, everything: bool = False) -> None:
+        self.answers: type[BaseException] = BaseException if everything else Exception
         self.part: object = obj
         self.path = root
         self.dumps = 0
@@ -73,15 +85,15 @@ class _Search:
         self.error = self.attempt(obj) or _pickle.PicklingError("it could not be pickled, but now it can")
         try:
             self.descend()
-        except Exception:
+        except self.answers:
             pass  # The object's own methods take part in the search; what was found before one failed stands.
 
-    def attempt(self, obj: object) -> Exception | None:
+    def attempt(self, obj: object) -> BaseException | None:
         """Pickle to nowhere."""
         self.dumps += 1
         try:
             cloud_pickler_class()(Nowhere, PROTOCOL, buffer_callback=Nowhere.buffer).dump(obj)
-        except Exception as error:
+        except self.answers as error:
             return error.with_traceback(None)
         return None
 
@@ -99,7 +111,7 @@ class _Search:
             self.path += label
             above.append(self.part)
 
-    def first_failing(self, parts: list[tuple[str, object]]) -> tuple[str, object, Exception] | None:
+    def first_failing(self, parts: list[tuple[str, object]]) -> tuple[str, object, BaseException] | None:
         """Find a part that fails by halving: as many attempts as the logarithm of the number."""
         while len(parts) > 1:
             if self.exhausted():
@@ -215,9 +227,9 @@ def pack_exception(exc: BaseException, limit: int = TRACEBACK_CHARS_MAX) -> Pack
 
 def pack_result_failure(result: object, exc: BaseException, limit: int = TRACEBACK_CHARS_MAX) -> Packed:
     """Say that the function's result could not be pickled, in the same form as `pack_exception`."""
-    search = _Search(result, "result")
+    search = _Search(result, "result", everything=True)
     value = bounded_repr(search.part)
-    data = _dump_result(_Later((search.path, _words(search.error), value)))
+    data = _dump_result(_Later((search.path, words(search.error), value)))
     return data, "forklift.errors.EncodeError", search.path, _traceback_text(exc, limit), ()
 
 
@@ -242,8 +254,12 @@ def unpack_exception(packed: Packed, index: int | None = None) -> BaseException:
     if data is not None:
         try:
             error = _pickle.loads(data)
-        except Exception as failure:
-            side, reason = "parent", _words(failure)
+        except KeyboardInterrupt:
+            raise
+        except (
+            BaseException
+        ) as failure:  # What a constructor raises, SystemExit too, is not the program's end.
+            side, reason = "parent", words(failure)
     if not isinstance(error, BaseException):
         error = DecodeError(f"the function raised {name}{arguments}, but {reason}", side, index)
     if isinstance(error, EncodeError) and error.index is None:
@@ -270,7 +286,8 @@ def _dump_result(obj: object) -> bytes:
     return sink.bytes()
 
 
-def _words(error: BaseException) -> str:
+def words(error: BaseException) -> str:
+    """The type and text of an exception, of bounded length."""
     try:
         text = str(error)
     except Exception:

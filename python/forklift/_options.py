@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from multiprocessing.context import BaseContext
+from typing import Any, Literal, NamedTuple, TypedDict
+
+from forklift import _progress
 
 # Seats that a pool may have; far above what one machine can use.
 PROCESSES_MAX = 10_000
 
 # Chunks are counted in 32 bits.
 CHUNKSIZE_MAX = 2**32 - 1
+
+# An item that kills this many workers is not tried again for ever.
+RETRIES_MAX = 1_000_000
+
+# 100 years: nobody means more, and the native code adds it to the time.
+TIMEOUT_SECONDS_MAX = 3.2e9
 
 # Containers whose items exist before they are asked for. Of anything else the items may be one object again and again,
 # with new contents each time.
@@ -19,6 +29,84 @@ HELD = (list, tuple, range, dict, set, frozenset, str, bytes)
 _SIZE = re.compile(r"\s*(\d+(?:\.\d*)?)\s*([kmgt]?i?b?)\s*", re.IGNORECASE)
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _UNITS |= {"ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+
+
+OnError = Literal["raise", "return"]
+
+
+class PoolOptions(TypedDict, total=False):
+    """The keywords that `Executor` and the one-liners hand on to the `Pool` beneath, whose documentation has them."""
+
+    memory_limit: int | str | None
+    worker_memory_limit: int | str | None
+    spill_dir: str | os.PathLike[str] | None
+    inherit: bool | Literal["auto"]
+    retries: int
+    task_timeout: float | None
+    preload: Iterable[str]
+    progress: _progress.Progress
+
+
+class MapOptions(PoolOptions, total=False):
+    """The keywords of the one-liners: those of a pool and those of its `map`."""
+
+    initializer: Callable[..., object] | None
+    initargs: Iterable[Any]
+    maxtasksperchild: int | None
+    context: BaseContext | str | None
+    on_error: OnError
+    chunksize: int | None
+    length: int | None
+
+
+class Terms(NamedTuple):
+    """What holds for one call, where it does not say otherwise what holds for the pool."""
+
+    on_error: OnError
+    inherit: bool | Literal["auto"]
+    retries: int
+    task_timeout: float | None
+    progress: _progress.Progress
+
+    def check(self) -> Terms:
+        """Check all but `inherit`, which the pool's start method has a say in."""
+        choice("on_error", self.on_error, ("raise", "return"))
+        if isinstance(self.retries, bool) or not isinstance(self.retries, int):
+            raise TypeError(f"retries must be an int, not {type(self.retries).__name__}")
+        if not 0 <= self.retries <= RETRIES_MAX:
+            raise ValueError(f"retries must be from 0 to {RETRIES_MAX}, not {self.retries}")
+        if self.task_timeout is not None:
+            if isinstance(self.task_timeout, bool) or not isinstance(self.task_timeout, (int, float)):
+                raise TypeError(
+                    f"task_timeout must be seconds or None, not {type(self.task_timeout).__name__}"
+                )
+            if not 0 < self.task_timeout <= TIMEOUT_SECONDS_MAX:
+                raise ValueError(
+                    f"task_timeout must be a positive number of seconds, not {self.task_timeout!r}"
+                )
+        _progress.check(self.progress)
+        return self
+
+    def limits(self) -> dict[str, Any]:
+        """Return what the native pool has to know."""
+        return {"retries": self.retries, "task_timeout": self.task_timeout}
+
+    def finish(self, results: list[Any], failures: list[tuple[int, BaseException]]) -> list[Any]:
+        """Raise the first failure, or put each in its item's place."""
+        if failures and self.on_error == "raise":
+            raise failures[0][1]
+        for index, error in failures:
+            results[index] = error
+        return results
+
+
+def known(caller: str, given: Iterable[str], keywords: Iterable[str]) -> None:
+    """Check the names of keywords."""
+    for name in given:
+        if name not in keywords:
+            raise TypeError(
+                f"{caller} got an unexpected keyword argument {name!r}; its options are {', '.join(keywords)}"
+            )
 
 
 def processes(number: int) -> int:

@@ -9,6 +9,8 @@ The native code calls these functions; each imports what it needs only once some
 
 from __future__ import annotations
 
+from forklift.errors import MemoryLimitExceeded
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from forklift._failure import Packed
@@ -48,14 +50,21 @@ def unsendable_result(result: object, error: BaseException) -> Failure:
 
 def undecodable(what: str, error: BaseException) -> Failure:
     """Say that the function, or an item, could not be unpickled in the worker."""
-    from forklift._failure import pack_exception
+    from forklift._failure import pack_exception, words
     from forklift.errors import DecodeError
 
-    wrapped = DecodeError(
-        f"{what} could not be rebuilt in the worker: {type(error).__name__}: {error}", "worker"
-    )
+    wrapped = DecodeError(f"{what} could not be rebuilt in the worker: {words(error)}", "worker")
     wrapped.__cause__ = error
     return Failure(pack_exception(wrapped))
+
+
+# In both -----------------------------------------------------------------------------------------------------------
+
+
+def too_large(asked: int, available: int) -> MemoryLimitExceeded:
+    """Say that the memory of the machine (or cgroup) does not hold what is to be copied into it."""
+    held = "what runs on this machine or in its cgroup: no more memory is available for a copy of it"
+    return MemoryLimitExceeded(asked, available, held)
 
 
 # In the parent ---------------------------------------------------------------------------------------------------
@@ -70,6 +79,13 @@ def unsendable_item(item: object, index: int, error: BaseException) -> Failure:
     return Failure(pack_exception(failure))
 
 
+def refused_item(error: MemoryLimitExceeded, index: int) -> Failure:
+    """Say that there is no memory to send an item."""
+    from forklift._failure import pack_exception
+
+    return Failure(pack_exception(MemoryLimitExceeded(error.asked, error.limit, error.holder, index)))
+
+
 def unsendable_function(function: object) -> EncodeError:
     """Say which part of a function (or of what it closes over) cannot be pickled."""
     from forklift._failure import encode_error
@@ -77,12 +93,36 @@ def unsendable_function(function: object) -> EncodeError:
     return encode_error(function, getattr(function, "__name__", "function"))
 
 
-def undecodable_result(error: BaseException) -> ForkliftError:
-    """Say that results could not be unpickled in the parent."""
-    from forklift.errors import DecodeError
+def undecodable_results(
+    stream: memoryview, buffers: list[object], first: int, count: int, error: BaseException
+) -> tuple[list[object], list[tuple[int, BaseException]]]:
+    """Results of `count` items from `first` on could not be unpickled together: find those that can be.
 
-    wrapped = DecodeError(f"a result could not be rebuilt: {type(error).__name__}: {error}", "parent")
-    wrapped.__cause__ = error
+    Returns all values, with None where there is none, and the failures with the indices of their items.
+    """
+    from forklift._salvage import salvage
+
+    outcomes = salvage(bytes(stream), buffers, count) if count > 1 else None
+    if outcomes is None:
+        outcomes = [(None, error)] * count
+    failures = [
+        (first + offset, undecodable_result(failure))
+        for offset, (_, failure) in enumerate(outcomes)
+        if failure is not None
+    ]
+    return [value for value, _ in outcomes], failures
+
+
+def undecodable_result(error: BaseException) -> BaseException:
+    """Say that a result could not be unpickled in the parent."""
+    from forklift._failure import words
+    from forklift.errors import TEXT_CHARS_MAX, DecodeError, remote_traceback
+
+    wrapped = DecodeError(f"a result could not be rebuilt: {words(error)}", "parent")
+    if len(str(error)) > TEXT_CHARS_MAX:
+        wrapped.__cause__ = remote_traceback(words(error))
+    else:
+        wrapped.__cause__ = error
     return wrapped
 
 
@@ -93,11 +133,34 @@ def revive(failure: Failure, index: int | None) -> BaseException:
     return unpack_exception(failure.packed, index)
 
 
-def worker_died(index: int, pid: int | None, exitcode: int | None) -> ForkliftError:
+def worker_died(
+    index: int, pid: int | None, exitcode: int | None, evidence: tuple[str, str] | None
+) -> ForkliftError:
     """Make the exception for an item whose worker died."""
-    from forklift.errors import WorkerDied
+    from forklift.errors import WorkerDied, death_in_words
 
-    return WorkerDied(index, pid, exitcode)
+    return WorkerDied(index, pid, exitcode, death_in_words(exitcode, evidence))
+
+
+def timed_out(index: int, seconds: float) -> ForkliftError:
+    """Make the exception for an item that took too long."""
+    from forklift import errors
+
+    return errors.TaskTimeout(index, seconds)
+
+
+def outgrown(index: int, pid: int, own: int, held: int, limit: int) -> ForkliftError:
+    """Make the exception for an item whose worker was stopped for the memory that it held."""
+    from forklift.errors import MemoryLimitExceeded
+
+    parts = f"{own - held:,} bytes of private memory and {held:,} of large arrays"
+    holder = f"worker {pid}, stopped at 1.5 times its limit with {parts}"
+    return MemoryLimitExceeded(own, limit, holder, index)
+
+
+def no_room(asked: int, limit: int, holder: str, index: int) -> ForkliftError:
+    """Make the exception for results that fit neither into memory nor on a disk."""
+    return MemoryLimitExceeded(asked, limit, holder, index)
 
 
 def initializer_failed(pickled: bytes) -> BaseException:
@@ -116,6 +179,16 @@ def births_failed(reason: str) -> ForkliftError:
     return ForkliftError(f"the pool cannot start workers: {reason}")
 
 
+def births_died(pid: int | None, exitcode: int | None, evidence: tuple[str, str] | None) -> ForkliftError:
+    """Say how workers die before they are ready."""
+    from forklift.errors import death_in_words
+
+    return births_failed(
+        "one after the other died before it was ready, in the initializer or at its start; "
+        f"the last, with pid {pid}: {death_in_words(exitcode, evidence)}"
+    )
+
+
 def terminated() -> ForkliftError:
     """Say that the pool ended before the call did."""
     from forklift.errors import ForkliftError
@@ -125,6 +198,6 @@ def terminated() -> ForkliftError:
 
 def cancelled() -> ForkliftError:
     """Say that the call was cancelled."""
-    from forklift.errors import ForkliftError
+    from forklift import errors
 
-    return ForkliftError("this call was cancelled")
+    return errors.CancelledError("this call was cancelled")

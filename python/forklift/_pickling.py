@@ -24,7 +24,9 @@ from types import CellType, CodeType, FunctionType, ModuleType
 
 from forklift import _byvalue
 from forklift._byvalue import MAIN_MODULES, CachedFunction, is_dynamic
+from forklift._mapped import reduce_mapped
 from forklift._needs import ByValue, Needs
+from forklift._reducers import reduce_large
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -275,13 +277,23 @@ _PLAIN_NUMBER_MAX = 256
 def array(obj: Any) -> Any:
     """Reduce a NumPy array so that its bytes go out of band and it arrives writable, where pickle would not do so.
 
-    That concerns three sorts of arrays: read-only ones, which pickle delivers read-only (`multiprocessing` does not);
-    those that are no single run of memory in C's or Fortran's order, which pickle copies into the stream; and dates,
-    which have no buffer. No bytes are copied here, except for arrays with gaps in memory.
+    Arrays that lie in a file cross as a place in it (`_mapped`), and `_reducers` knows other large types.
+
+    It concerns three more sorts of arrays: read-only ones, which pickle delivers read-only (`multiprocessing` does
+    not); those that are no single run of memory in C's or Fortran's order, which pickle copies into the stream; and
+    dates, which have no buffer. No bytes are copied here, except for arrays with gaps in memory.
     """
     numpy = sys.modules.get("numpy")
-    if numpy is None or type(obj) is not getattr(numpy, "ndarray", None):
-        return NotImplemented
+    ndarray: Any = getattr(numpy, "ndarray", ())
+    if not isinstance(obj, ndarray) or numpy is None:
+        return reduce_large(obj)
+    kind: Any = type(obj)
+    if (kind is numpy.ndarray or kind is numpy.memmap) and obj.base is not None:
+        reduced = reduce_mapped(obj, numpy)
+        if reduced is not NotImplemented:
+            return reduced
+    if kind is not numpy.ndarray:
+        return reduce_large(obj)
     flags, dtype = obj.flags, obj.dtype
     if flags.forc and flags.writeable and dtype.kind not in "mM":
         return NotImplemented

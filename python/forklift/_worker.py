@@ -38,12 +38,38 @@ def main(channel_fd: int, life_fd: int, slot: int, upstream: int, authkey: bytes
     return _native.serve(channel_fd)
 
 
+_coverage: Any = None
+
+
+def measure() -> None:
+    """Have what is done here measured, if coverage.py measures the process that this one was forked from.
+
+    It does so where `patch = subprocess` is set, by variables of the environment. What had been measured before the
+    fork is that process's to write down.
+    """
+    global _coverage
+    control: Any = sys.modules.get("coverage.control")
+    if control is None:
+        return
+    try:
+        former = control.Coverage.current()
+        if former is not None:
+            former._auto_save = False
+            former.stop()
+        _coverage = control.process_startup(force=True)
+    except Exception as error:  # Another version of coverage.py; the user's work does not depend on it.
+        print(f"forklift: a worker is not measured: {error!r}", file=sys.stderr)
+
+
 def leave(code: int, run_exit_functions: bool) -> None:
     """End this process. `run_exit_functions` is for workers that were not forked from the user's process.
 
     In those that were, the registered functions are the user's own, for the end of the user's own process.
     """
     try:
+        if _coverage is not None:
+            _coverage.stop()
+            _coverage.save()
         if (util := sys.modules.get("multiprocessing.util")) is not None:
             util._exit_function()  # Children that the user's function started, if any.
         if run_exit_functions and (atexit := sys.modules.get("atexit")) is not None:

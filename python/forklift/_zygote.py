@@ -159,6 +159,7 @@ def preparation(preload: Iterable[str] = ()) -> bytes:
         "recursion_limit": sys.getrecursionlimit(),
         "int_max_str_digits": sys.get_int_max_str_digits(),
         "warnings": _simple_warning_filters(),
+        "faulthandler": (module := sys.modules.get("faulthandler")) is not None and module.is_enabled(),
         "preload": list(preload),
     }
     return _pickle.dumps(facts, 5)
@@ -222,6 +223,8 @@ def fork_worker(
     try:
         from forklift import _byvalue
 
+        # What is inherited stays out of the cyclic collector's hands, which would write to, and so copy, all of it.
+        gc.freeze()
         signal.set_wakeup_fd(-1)
         for number in signal.valid_signals():
             # Handlers of the user's process would run the user's shutdown here. What is ignored stays ignored.
@@ -241,6 +244,7 @@ def fork_worker(
             util._run_after_forkers()
             sys.modules["multiprocessing.process"]._children.clear()
         _reseed()
+        _worker.measure()
         code = _worker.main(channel_fd, life_fd, slot, upstream)
     except BaseException as error:
         code = _report(error)
@@ -383,6 +387,7 @@ class _Zygote:
                 if fd >= 0:
                     os.close(fd)
             _reseed()
+            _worker.measure()
             gc.enable()
             from forklift import _byvalue
 
@@ -456,6 +461,10 @@ def _prepare(data: bytes) -> dict[str, Any]:
         kind = getattr(builtins, category)
         if (action, None, kind, None, 0) not in warnings.filters:
             warnings.simplefilter(action, kind)
+    if facts["faulthandler"]:
+        import faulthandler
+
+        faulthandler.enable()
     # An empty main module, that nothing of ours is in; the user's definitions will be bound in it as they arrive.
     main = ModuleType("__main__")
     main.__dict__.update(facts["main"], __builtins__=sys.modules["builtins"])

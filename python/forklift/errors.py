@@ -5,8 +5,8 @@ all of them, and has a text of bounded length whatever object it speaks of.
 
 Some also have to be instances of classes that only `multiprocessing` or `concurrent.futures` define. Importing those
 takes longer than starting a worker, and workers never raise these exceptions, so the classes concerned
-(`TaskTimeout`, `ResultEncodeError`, `BrokenWorkerDied`, `RemoteTraceback`) are made when someone first asks this module
-for them.
+(`TaskTimeout`, `CancelledError`, `ResultEncodeError`, `BrokenWorkerDied`, `RemoteTraceback`) are made when someone
+first asks this module for them.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from _pickle import PicklingError, UnpicklingError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import concurrent.futures
     import multiprocessing
     from collections.abc import Callable, Iterable
     from concurrent.futures.process import BrokenProcessPool
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BrokenWorkerDied",
+    "CancelledError",
     "DecodeError",
     "EncodeError",
     "ForkliftError",
@@ -39,14 +41,40 @@ TEXT_CHARS_MAX = 2000
 
 SIGNALS_IN_WORDS = {
     "SIGKILL": "possibly by the kernel's out-of-memory killer",
-    "SIGSEGV": "segmentation fault in native code",
-    "SIGBUS": "bus error: a file or memory behind a mapping has gone, or shared memory is full",
-    "SIGABRT": "abort, usually an assertion in native code",
+    "SIGSEGV": "segmentation fault in native code, or a stack that overflowed",
+    "SIGBUS": "bus error: a file or memory behind a mapping has gone, or there is no room for it",
+    "SIGABRT": "abort: an assertion in native code failed, or the interpreter gave up",
     "SIGFPE": "arithmetic error in native code",
-    "SIGILL": "illegal instruction: native code built for another processor",
+    "SIGILL": "illegal instruction: native code built for another processor, or a deliberate trap",
+    "SIGTRAP": "a trap in native code, or a debugger",
     "SIGTERM": "someone asked it to end",
-    "SIGXCPU": "its limit of processor time was reached",
+    "SIGHUP": "its terminal or session was closed",
+    "SIGQUIT": "someone asked it to quit and dump core",
+    "SIGALRM": "an alarm (signal.alarm, setitimer) went off and nothing handled it",
+    "SIGVTALRM": "a timer (setitimer) went off and nothing handled it",
+    "SIGPROF": "a profiling timer went off and nothing handled it",
+    "SIGUSR1": "someone sent it, and nothing handled it",
+    "SIGUSR2": "someone sent it, and nothing handled it",
+    "SIGPIPE": "it wrote to a pipe that nobody reads",
+    "SIGXCPU": "its limit of processor time (ulimit -t) was reached",
+    "SIGXFSZ": "its limit on the size of a file (ulimit -f) was reached",
     "SIGSYS": "a system call that the sandbox forbids",
+}
+
+# Who sent a SIGKILL, where the kernel's counts of its out-of-memory kills tell. The core compares them.
+KILLERS_IN_WORDS = {
+    ("memory", "cgroup"): (
+        "by the kernel's out-of-memory killer: its cgroup's count of such kills has risen "
+        "(use fewer processes or smaller items, or raise the cgroup's limit of memory)"
+    ),
+    ("memory", "machine"): (
+        "most likely by the kernel's out-of-memory killer: the machine's count of such kills has risen "
+        "(use fewer processes or smaller items)"
+    ),
+    ("sent", ""): (
+        "and not by the kernel's out-of-memory killer, whose count of kills is as before: "
+        "someone sent it (kill -9, os.kill, a job scheduler or the like)"
+    ),
 }
 
 
@@ -201,6 +229,9 @@ if TYPE_CHECKING:
 
         def __init__(self, index: int | None = None, seconds: float | None = None) -> None: ...
 
+    class CancelledError(ForkliftError, concurrent.futures.CancelledError):
+        """The call was cancelled before it was done."""
+
     class ResultEncodeError(EncodeError, MaybeEncodingError):  # type: ignore[misc]
         """The function's result cannot be sent back."""
 
@@ -224,6 +255,15 @@ def _make_task_timeout() -> type[ForkliftError]:
             super().__init__(f"{item} took longer than {limit}; its worker was replaced.")
 
     return TaskTimeout
+
+
+def _make_cancelled_error() -> type[ForkliftError]:
+    import concurrent.futures
+
+    class CancelledError(ForkliftError, concurrent.futures.CancelledError):
+        """The call was cancelled before it was done."""
+
+    return CancelledError
 
 
 def _make_result_encode_error() -> type[ForkliftError]:
@@ -265,6 +305,7 @@ def _find_remote_traceback() -> type[Exception]:
 
 _ON_DEMAND: dict[str, Callable[[], type[Exception]]] = {
     "TaskTimeout": _make_task_timeout,
+    "CancelledError": _make_cancelled_error,
     "ResultEncodeError": _make_result_encode_error,
     "BrokenWorkerDied": _make_broken_worker_died,
     "RemoteTraceback": _find_remote_traceback,
@@ -312,17 +353,27 @@ def signal_name(number: int) -> str:
         return f"signal {number}"
 
 
-def death_in_words(exitcode: int | None) -> str:
-    """Say what an exit code, negative for a signal, likely means."""
+def death_in_words(exitcode: int | None, evidence: tuple[str, str] | None = None) -> str:
+    """Say what an exit code, negative for a signal, likely means.
+
+    `evidence` is what the core knows beyond it: that forklift itself killed the worker, and why ("expelled", reason),
+    or who sent a SIGKILL (see `KILLERS_IN_WORDS`).
+    """
+    if evidence is not None and evidence[0] == "expelled":
+        return f"forklift itself killed it, since it could not be dealt with: {evidence[1]}"
     if exitcode is None:
         return "it vanished, and nobody could collect its exit code"
     if exitcode < 0:
         name = signal_name(-exitcode)
-        words = SIGNALS_IN_WORDS.get(name)
+        known = KILLERS_IN_WORDS.get(evidence) if evidence is not None else None
+        words = known or SIGNALS_IN_WORDS.get(name)
         return f"killed by {name}" + (f", {words}" if words else "")
     if exitcode == 0:
         return "it exited with code 0 before it had answered; something called os._exit(0) or sys.exit()"
-    return f"it exited with code {exitcode}; something called os._exit({exitcode}), or the interpreter failed"
+    return (
+        f"it exited with code {exitcode}; something called os._exit({exitcode}), or the interpreter failed, "
+        "which it then said on standard error"
+    )
 
 
 def bounded_text(text: str, limit: int = TEXT_CHARS_MAX) -> str:

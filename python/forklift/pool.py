@@ -2,47 +2,41 @@
 
 from __future__ import annotations
 
-import atexit
 import os
-import sys
 import threading
-import time
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from multiprocessing.context import BaseContext
 from types import TracebackType
-from typing import Any, Literal, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
-from forklift import _births, _native, _options
-from forklift.result import ApplyResult, AsyncResult, IMapIterator, IMapUnorderedIterator, MapResult
+from forklift import _births, _budget, _calls, _ends, _inherit, _native, _options, _staff, blocks
+from forklift._calls import APPLY, ONE, STAR
+from forklift._ends import TERMINATE
+from forklift._options import OnError
+from forklift._progress import Progress
+from forklift._staff import Worker
+from forklift.result import ApplyResult, AsyncResult, IMapIterator, IMapUnorderedIterator
+from forklift.shared import Shared
+
+if TYPE_CHECKING:
+    from forklift.report import Report
 
 S = TypeVar("S")
 T = TypeVar("T")
-OnError = Literal["raise", "return"]
 
 __all__ = ["Pool"]
 
-RUN, CLOSE, TERMINATE = "RUN", "CLOSE", "TERMINATE"
+if _native.DEBUG:
+    warnings.warn(
+        "this forklift was built without optimisation and is many times slower than it should be: install a wheel, or "
+        "build it with `maturin develop --release`",
+        RuntimeWarning,
+        stacklevel=2,
+    )
 
-# How an item becomes arguments: func(item), func(*item), func(*item[0], **item[1]). Shared with the native worker.
-ONE, STAR, APPLY = 0, 1, 2
-
-# Payload in flight that a pool keeps warm for each worker, and at least: enough for a few items of several megabytes.
-WINDOW_BYTES_PER_WORKER = 32 << 20
-WINDOW_BYTES_MIN = 64 << 20
-
-# Without a limit of the user's, a pool may hold this share of the memory that it finds.
-MEMORY_SHARE = 0.25
-
-# A thread that is still in the user's iterable when its pool ends is not waited for: it can be there for ever.
-THREADS_SECONDS = 1.0
-
-# How long `terminate` and the interpreter's exit wait for workers that were sent SIGKILL.
-END_SECONDS = 10.0
-
-
-_pools: weakref.WeakSet[Pool] = weakref.WeakSet()
+RUN, CLOSE = "RUN", "CLOSE"
 
 
 class Pool:
@@ -73,15 +67,37 @@ class Pool:
         context: a `multiprocessing` context or the name of a start method. "fork" and "spawn" are honoured; by default,
             and for "forkserver", workers come from forklift's own fork server. Locks, queues and the like of
             `multiprocessing` among `initargs` can only be inherited: with them, the default is "fork".
-        memory_limit: bytes, or text such as "2GB": payload in flight plus results of `imap` not yet consumed. By
-            default a quarter of the memory of the machine or cgroup. When it is reached, the pool waits.
+        memory_limit: bytes, or text such as "2GB": payload in flight plus results that are held in workers' memory. By
+            default a quarter of the memory of the machine or cgroup. When it is reached, the pool waits for the
+            consumer of an iterator; results of `map` and `apply` go to files in `spill_dir`, and are arrays like any
+            other, of which the kernel keeps in memory what there is room for. An item that is larger than the limit
+            goes alone. What finds no place raises `MemoryLimitExceeded`.
+        spill_dir: a directory on a disk for these files, which have no names. By default the system's temporary
+            directory, or /var/tmp if that one lies in memory.
+        worker_memory_limit: bytes, or text such as "2GB", that a worker may hold after a call; by default no limit. One
+            that holds more is replaced, once freed memory was given back to the system; one that goes half as much
+            again above it during a call is stopped, and the item's failure is `MemoryLimitExceeded`. Only what is the
+            worker's own counts: private memory, its large arrays, arguments that it keeps; not what it has in common
+            with others. A limit below what workers are born with has them replaced after each call.
         on_error: "raise": `map` raises the first failure in order of items; "return": the exception stands in its
             item's place.
+        retries: how often an item is tried again after its worker died (not after an exception).
+        task_timeout: seconds for one item; above it the worker is replaced, and the item's failure is `TaskTimeout`.
+        inherit: True: workers of `map`, `starmap` and `imap` are forked from this process for that call and see its
+            items as they are, so that nothing is pickled but results; "auto": so where a sample says that encoding
+            would dominate, and forking is known to be safe (see `map`); False: never.
         preload: names of modules to import once, before any worker is forked.
+        progress: True, or a description: each map shows a bar (of tqdm: `pip install forklift[progress]`) with items,
+            rate, time that remains and payload, on the terminal or in the notebook; nothing where standard error is
+            neither. A callable is called as `progress(done, total)` in any case, at the begin and whenever items are
+            done; total is None while it is unknown.
 
     Raises:
         ValueError, TypeError: for a bad argument, before any process is started.
     """
+
+    # Where the files lie by which the kernel tells of memory and pressure; tests have a machine of their own.
+    _machine_root: str | None = None
 
     def __init__(
         self,
@@ -92,48 +108,63 @@ class Pool:
         context: BaseContext | str | None = None,
         *,
         memory_limit: int | str | None = None,
+        worker_memory_limit: int | str | None = None,
+        spill_dir: str | os.PathLike[str] | None = None,
         on_error: OnError = "raise",
+        inherit: _inherit.Inherit = "auto",
+        retries: int = 0,
+        task_timeout: float | None = None,
         preload: Iterable[str] = (),
+        progress: Progress = False,
     ) -> None:
         self._state = RUN
         self._native: _native.Pool | None = None
         self._threads: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
+        self._crews: set[_inherit.Crew] = set()
         processes = _native.cores() if processes is None else _options.processes(processes)
         _options.tasks(maxtasksperchild)
         if initializer is not None and not callable(initializer):
             raise TypeError("initializer must be a callable")
-        _options.choice("on_error", on_error, ("raise", "return"))
+        terms = _options.Terms(on_error, inherit, retries, task_timeout, progress).check()
         modules = _births.module_names(preload)
         method = _births.start_method(context)
-        start = None if initializer is None else (initializer, tuple(initargs))
+        _inherit.check(inherit, method)
+        start = self._initializer = None if initializer is None else (initializer, tuple(initargs))
         if start is not None and context is None and _births.must_be_inherited(start):
             method = "fork"
         if start is not None and method == "fork":
             start = _births.inherited(self, start)
-        limit = (
-            int(_native.memory_total() * MEMORY_SHARE)
-            if memory_limit is None
-            else _options.size("memory_limit", memory_limit)
-        )
-        window = min(max(WINDOW_BYTES_MIN, WINDOW_BYTES_PER_WORKER * processes), max(limit // 2, 1))
+        budget = _budget.shares(processes, memory_limit, spill_dir)
         self._processes = processes
-        self._on_error = on_error
+        self._own_terms = terms
+        self._method = method
+        self._inherit_free = context is None and initializer is None and maxtasksperchild is None
+        self._inherit_choice = ""
+        self._last_call: _calls.LastCall | None = None
+        self._shares: weakref.WeakSet[Shared[Any]] = weakref.WeakSet()
+        self._inherit_warned = False
+        self._plan = {
+            "processes": processes,
+            "maxtasksperchild": maxtasksperchild,
+            "worker_memory_limit": None
+            if worker_memory_limit is None
+            else _options.size("worker_memory_limit", worker_memory_limit),
+            **budget,
+        }
         self._preload = set(modules)
         self._collector: threading.Thread | None = None
         self._callbacks: dict[int, ApplyResult[Any]] = {}
         self._lock = threading.Lock()
         self._native = self._start(
             start,
-            processes=processes,
             origin=method,
             command=_births.command(method),
-            environment=_births.environment(processes),
+            environment=self._environment(processes),
             preparation=_births.preparation(modules),
-            maxtasksperchild=maxtasksperchild,
-            window_bytes=window,
-            stream_bytes=window,
+            machine_root=self._machine_root,
+            **self._plan,
         )
-        _pools.add(self)
+        _ends.pools.add(self)
         if method == "fork":
             _births.serve_forks(self._native)
         if initializer is not None:
@@ -148,6 +179,10 @@ class Pool:
             from forklift._failure import encode_error
 
             raise encode_error(start, "(initializer, initargs)") from error
+
+    def _environment(self, processes: int) -> list[tuple[str, str]]:
+        """Return the variables that are set for workers before any library is loaded there."""
+        return _births.environment(processes)
 
     # The calls -----------------------------------------------------------------------------------------------
 
@@ -174,12 +209,13 @@ class Pool:
         callback at a time.
         """
         announce = callback is not None or error_callback is not None
-        job = self._open(func, APPLY, items=1, announce=announce)
+        job = self._open(func, APPLY, items=1, announce=announce, apply=True, **self._own_terms.limits())
+        _calls.note(self, "apply", func, job, 0, None)
         result: ApplyResult[T] = ApplyResult(self, job, callback, error_callback)
         if announce:
             with self._lock:
                 self._callbacks[job.id()] = result
-            self._collect()
+            _calls.collect(self)
         job.submit_one((tuple(args), dict(kwds) if kwds else None))
         return result
 
@@ -190,6 +226,10 @@ class Pool:
         chunksize: int | None = None,
         *,
         on_error: OnError | None = None,
+        inherit: _inherit.Inherit | None = None,
+        retries: int | None = None,
+        task_timeout: float | None = None,
+        progress: Progress | None = None,
         length: int | None = None,
     ) -> list[T]:
         """Return `[func(item) for item in iterable]`, the calls made by the workers, in order.
@@ -202,14 +242,22 @@ class Pool:
                 once per worker, with all it holds.
             iterable: the items.
             chunksize: items that travel together; by default chosen while running.
-            on_error: as the pool's, for this call.
+            on_error, retries, task_timeout, progress: as the pool's, for this call. An exception of a `progress`
+                callable ends the call.
+            inherit: as the pool's, for this call. With True, workers are forked from this process, the initializer runs
+                in them, and they end with the call: items and function are not copied and need not be picklable. What
+                a function changes in its item, it changes in its worker alone. Other threads make forks unsafe: a
+                warning names them. "auto" does so only for lists and tuples of plain data whose encoding would take
+                long, with no threads but known ones, and where `multiprocessing` itself would fork.
             length: how many items there will be, for iterables that have no `len`.
 
         Raises:
             The exception of the first item that failed, after all others are done, with the worker's traceback as its
-            cause; `WorkerDied` for an item that killed its worker; `EncodeError` for one that cannot be pickled.
+            cause; `WorkerDied` for an item that killed its worker; `TaskTimeout` for one that took too long;
+            `EncodeError` for one that cannot be pickled.
         """
-        return self._map(func, ONE, iterable, chunksize, on_error, length)
+        terms = self._terms(on_error, inherit, retries, task_timeout, progress)
+        return _calls.map_(self, func, ONE, iterable, chunksize, terms, length)
 
     def starmap(
         self,
@@ -218,10 +266,15 @@ class Pool:
         chunksize: int | None = None,
         *,
         on_error: OnError | None = None,
+        inherit: _inherit.Inherit | None = None,
+        retries: int | None = None,
+        task_timeout: float | None = None,
+        progress: Progress | None = None,
         length: int | None = None,
     ) -> list[T]:
         """Return `[func(*item) for item in iterable]`; see `map`."""
-        return self._map(func, STAR, iterable, chunksize, on_error, length)
+        terms = self._terms(on_error, inherit, retries, task_timeout, progress)
+        return _calls.map_(self, func, STAR, iterable, chunksize, terms, length)
 
     def map_async(
         self,
@@ -232,10 +285,15 @@ class Pool:
         error_callback: Callable[[BaseException], object] | None = None,
         *,
         on_error: OnError | None = None,
+        inherit: _inherit.Inherit | None = None,
+        retries: int | None = None,
+        task_timeout: float | None = None,
+        progress: Progress | None = None,
         length: int | None = None,
     ) -> AsyncResult[list[T]]:
         """Begin a `map`, and return its `AsyncResult` at once. A thread of this process feeds it."""
-        return self._map_async(func, ONE, iterable, chunksize, callback, error_callback, on_error, length)
+        terms = self._terms(on_error, inherit, retries, task_timeout, progress)
+        return _calls.map_async(self, func, ONE, iterable, chunksize, callback, error_callback, terms, length)
 
     def starmap_async(
         self,
@@ -246,10 +304,17 @@ class Pool:
         error_callback: Callable[[BaseException], object] | None = None,
         *,
         on_error: OnError | None = None,
+        inherit: _inherit.Inherit | None = None,
+        retries: int | None = None,
+        task_timeout: float | None = None,
+        progress: Progress | None = None,
         length: int | None = None,
     ) -> AsyncResult[list[T]]:
         """Begin a `starmap`, and return its `AsyncResult` at once; see `map_async`."""
-        return self._map_async(func, STAR, iterable, chunksize, callback, error_callback, on_error, length)
+        terms = self._terms(on_error, inherit, retries, task_timeout, progress)
+        return _calls.map_async(
+            self, func, STAR, iterable, chunksize, callback, error_callback, terms, length
+        )
 
     def imap(
         self,
@@ -259,14 +324,19 @@ class Pool:
         *,
         buffersize: int | None = None,
         on_error: OnError | None = None,
+        inherit: _inherit.Inherit | None = None,
+        retries: int | None = None,
+        task_timeout: float | None = None,
+        progress: Progress | None = None,
         length: int | None = None,
     ) -> IMapIterator[T]:
         """Return an iterator over `func(item)` in order, each result as soon as it is there.
 
         A thread takes items from the iterable as room appears: at most `buffersize` items ahead of the consumer, and
-        never more bytes of results than the pool's budget.
+        never more bytes of results than the pool's budget. With `progress`, what the consumer has taken is done.
         """
-        return self._imap(IMapIterator, func, iterable, chunksize, buffersize, on_error, length)
+        terms = self._terms(on_error, inherit, retries, task_timeout, progress)
+        return _calls.imap(self, IMapIterator, func, ONE, iterable, chunksize, buffersize, terms, length)
 
     def imap_unordered(
         self,
@@ -276,77 +346,67 @@ class Pool:
         *,
         buffersize: int | None = None,
         on_error: OnError | None = None,
+        inherit: _inherit.Inherit | None = None,
+        retries: int | None = None,
+        task_timeout: float | None = None,
+        progress: Progress | None = None,
         length: int | None = None,
     ) -> IMapIterator[T]:
         """Return an iterator over `func(item)` in whatever order results come; see `imap`."""
-        return self._imap(IMapUnorderedIterator, func, iterable, chunksize, buffersize, on_error, length)
-
-    def _map(
-        self,
-        func: Callable[..., T],
-        shape: int,
-        iterable: Iterable[Any],
-        chunksize: int | None,
-        on_error: OnError | None,
-        length: int | None,
-    ) -> list[T]:
-        size = _options.chunks(chunksize)
-        finish = self._finisher(on_error)
-        items, count = _options.items(iterable, length)
-        job = self._open(func, shape, items=count, chunksize=size, sample=iterable)
-        try:
-            results, failures = job.run(items)
-        except BaseException:
-            job.cancel()
-            raise
-        return finish(results, failures)
-
-    def _map_async(
-        self,
-        func: Callable[..., T],
-        shape: int,
-        iterable: Iterable[Any],
-        chunksize: int | None,
-        callback: Callable[[list[T]], object] | None,
-        error_callback: Callable[[BaseException], object] | None,
-        on_error: OnError | None,
-        length: int | None,
-    ) -> AsyncResult[list[T]]:
-        size = _options.chunks(chunksize)
-        finish = self._finisher(on_error)
-        self._check_running()
-        if not hasattr(iterable, "__len__"):
-            # As the standard library: what the iterable raises is raised here, not in another thread.
-            iterable = list(iterable)
-        items, count = _options.items(iterable, length)
-        job = self._open(func, shape, items=count, chunksize=size, sample=iterable)
-        return MapResult(self, job, items, finish, callback, error_callback)
-
-    def _imap(
-        self,
-        kind: type[IMapIterator[Any]],
-        func: Callable[..., T],
-        iterable: Iterable[Any],
-        chunksize: int | None,
-        buffersize: int | None,
-        on_error: OnError | None,
-        length: int | None,
-    ) -> IMapIterator[T]:
-        size = _options.chunks(chunksize)
-        on_error = on_error or self._on_error
-        _options.choice("on_error", on_error, ("raise", "return"))
-        _options.buffer(buffersize)
-        items, count = _options.items(iterable, length)
-        job = self._open(
-            func,
-            ONE,
-            items=count,
-            chunksize=size,
-            sample=iterable,
-            streamed=True,
-            buffersize=buffersize or 0,
+        terms = self._terms(on_error, inherit, retries, task_timeout, progress)
+        return _calls.imap(
+            self, IMapUnorderedIterator, func, ONE, iterable, chunksize, buffersize, terms, length
         )
-        return kind(self, job, items, on_error, buffersize is not None)
+
+    def map_blocks(
+        self,
+        func: Callable[[Any], Any],
+        obj: Any,
+        *,
+        axis: int = 0,
+        block: int | None = None,
+        out: Any = None,
+        combine: blocks.Combine = "concat",
+        on_error: OnError | None = None,
+        retries: int | None = None,
+        task_timeout: float | None = None,
+        progress: Progress | None = None,
+    ) -> Any:
+        """Cut one large object into blocks, call `func(block)` for each, and put the results together again.
+
+        ```python
+        roots = pool.map_blocks(np.sqrt, array, out=True)
+        total = pool.map_blocks(np.sum, array, combine=operator.add)
+        ```
+
+        A block is a run of rows of an array (along `axis`), frame, series or table, whole lines of bytes or text, or
+        elements of a list or tuple. It is copied once, into shared memory; nothing is copied of arrays of
+        `shared_arrays()`, results of earlier calls, and `numpy.memmap`, which may be larger than memory. What a
+        function writes into its block reaches nobody. An empty object is one block. docs/blocks.md says more.
+
+        Args:
+            block: rows or elements of a block; of bytes and text at least how many bytes or characters, up to the next
+                line end. By default chosen while running, so that a block takes about 50 ms.
+            out: an array that results are written to, where their blocks were, or True for a new one. Workers write
+                there directly if it lies in shared memory or is a writable `numpy.memmap`; else what they return is
+                copied by the calling thread. If the call raises, its contents are undefined. It may be `obj` itself.
+            combine: "concat": results are joined by their own type; "list": a list of them; or an associative function
+                of two, called here with neighbours in order, in a tree that hangs on the blocks alone.
+            on_error: "return" (only with `combine="list"`): a failed block's exception stands in its place. Else no
+                further blocks are begun, and the first failure in order is raised.
+            retries, task_timeout, progress: as the pool's, for the blocks of this call.
+
+        Raises:
+            TypeError, ValueError: for an object, axis, block, `out`, or results that do not fit.
+        """
+        if on_error == "return" and combine != "list":
+            raise ValueError(
+                "on_error='return' needs combine='list': an exception cannot be joined to results"
+            )
+        terms = self._terms(on_error, None, retries, task_timeout, progress)
+        if combine != "list":
+            terms = terms._replace(on_error="raise")
+        return blocks.map_blocks(self, func, obj, axis, block, out, combine, terms)
 
     def _open(
         self,
@@ -356,9 +416,7 @@ class Pool:
         items: int | None,
         chunksize: int = 0,
         sample: object = None,
-        streamed: bool = False,
-        buffersize: int = 0,
-        announce: bool = False,
+        **options: Any,
     ) -> _native.Job:
         native = self._check_running()
         modules = _births.modules_of(func, sample) - self._preload
@@ -371,42 +429,95 @@ class Pool:
                 items=items,
                 chunksize=chunksize,
                 held=type(sample) in _options.HELD,
-                streamed=streamed,
-                buffersize=buffersize,
-                announce=announce,
+                **options,
             )
         except Exception as error:
             from forklift._outcome import unsendable_function
 
             raise unsendable_function(func) from error
 
-    def _finisher(
-        self, on_error: OnError | None
-    ) -> Callable[[list[Any], list[tuple[int, BaseException]]], list[Any]]:
-        on_error = on_error or self._on_error
-        _options.choice("on_error", on_error, ("raise", "return"))
+    def _terms(
+        self,
+        on_error: OnError | None = None,
+        inherit: _inherit.Inherit | None = None,
+        retries: int | None = None,
+        task_timeout: float | None = None,
+        progress: Progress | None = None,
+    ) -> _options.Terms:
+        """The pool's own terms for a call, but for what the call says itself."""
+        given: dict[str, Any] = {
+            "on_error": on_error,
+            "inherit": inherit,
+            "retries": retries,
+            "task_timeout": task_timeout,
+            "progress": progress,
+        }
+        changed = {name: value for name, value in given.items() if value is not None}
+        return self._own_terms._replace(**changed).check() if changed else self._own_terms
 
-        def finish(results: list[Any], failures: list[tuple[int, BaseException]]) -> list[Any]:
-            if failures and on_error == "raise":
-                raise failures[0][1]
-            for index, error in failures:
-                results[index] = error
-            return results
+    def share(self, value: T) -> Shared[T]:
+        """Send a value to the workers once, for any number of calls.
 
-        return finish
+        What is returned stands for the value: passed as an argument (at any depth) or closed over, it arrives in a
+        worker as the value itself, one object for all calls there. Its bytes are copied into shared memory once (not
+        at all for arrays that lie there already); workers see them copy-on-write, so that one that writes changes its
+        own.
 
-    def _collect(self) -> None:
-        """Make sure that a thread waits for the calls that have callbacks."""
-        with self._lock:
-            if self._collector is None:
-                arguments = (weakref.ref(self), self._native, self._callbacks)
-                self._collector = threading.Thread(
-                    target=_collect, args=arguments, name="forklift-callbacks", daemon=True
-                )
-                self._threads.add(self._collector)
-                self._collector.start()
+        It is given up by `close()`, at the end of a `with` block, or when it is collected.
+
+        Raises:
+            EncodeError: for a value that cannot be pickled.
+        """
+        native = self._check_running()
+        try:
+            key = native.share(value)
+        except Exception as error:
+            from forklift._failure import encode_error
+
+            raise encode_error(value, "value") from error
+        shared = Shared(native, key, value)
+        self._shares.add(shared)
+        return shared
 
     # The workers ---------------------------------------------------------------------------------------------
+
+    def workers(self) -> list[Worker]:
+        """Return who works here now: pid, state, calls answered, resident memory. Empty before the first call.
+
+        Not in `multiprocessing`.
+        """
+        return _staff.workers(self._check_running())
+
+    def resize(self, processes: int) -> None:
+        """Change the number of workers. More are born as they are needed; those that are too many finish what they do.
+
+        Not in `multiprocessing`.
+
+        Raises:
+            ValueError: for a number below 1, or on a pool that was closed.
+        """
+        native = self._check_running()
+        self._processes = _options.processes(processes)
+        self._plan["processes"] = processes
+        native.resize(processes)
+
+    def report(self) -> Report:
+        """Return where the time and the bytes of the last call went, as far as it has come.
+
+        Works during a call, after it, and when the pool is closed or terminated. Calls of `apply` and `apply_async`
+        that follow one another within a second are one call. `print` it, or `save` it as JSON or as a trace.
+
+        Not in `multiprocessing`.
+
+        Raises:
+            ValueError: if the pool has made no call yet.
+        """
+        from forklift.report.figures import report
+
+        if self._last_call is None:
+            raise ValueError("there is nothing to report: this pool has made no call yet")
+        last = self._last_call._asdict()
+        return report(last.pop("telemetry").figures(), last)
 
     def _counters(self) -> dict[str, int]:
         """Count what the pool has done: births, messages, chunks, bytes by the way they took."""
@@ -432,9 +543,10 @@ class Pool:
     def terminate(self) -> None:
         """End at once: workers are killed, calls that are not done raise `ForkliftError`. Returns when all are gone."""
         self._state = TERMINATE
+        _inherit.end(self._crews)
         if self._native is not None:
-            _end(self._native, self._threads)
-            _pools.discard(self)
+            _ends.end(self._native, self._threads)
+            _ends.pools.discard(self)
 
     def join(self) -> None:
         """Wait until all calls are done and the last worker has left. `close` or `terminate` must come first.
@@ -444,6 +556,8 @@ class Pool:
         if self._state == RUN:
             raise ValueError("Pool is still running")
         if self._native is not None and self._native.is_ours():
+            for crew in list(self._crews):
+                crew.unbound()
             self._native.unbound()
             self._native.join(None)
             for thread in list(self._threads):
@@ -468,6 +582,8 @@ class Pool:
             return
         if self._state == _run:
             _warn(f"unclosed running forklift pool {self!r}", ResourceWarning, source=self)
+        for crew in list(self._crews):
+            crew.terminate()
         if not native.is_over():
             native.terminate()
 
@@ -477,52 +593,3 @@ class Pool:
 
     def __reduce__(self) -> NoReturn:
         raise NotImplementedError("pool objects cannot be passed between processes or pickled")
-
-
-def _collect(pool: weakref.ref[Pool], native: _native.Pool, waiting: dict[int, ApplyResult[Any]]) -> None:
-    """Call back when calls are done, until the pool is over and nothing waits."""
-    while True:
-        job = native.ended(0.5)
-        if job is not None:
-            result = waiting.pop(job, None)
-            if result is not None:
-                result._call_back()
-        elif native.is_over() or (pool() is None and not waiting):
-            return
-
-
-def _end(native: _native.Pool, threads: Iterable[threading.Thread]) -> None:
-    if not native.is_ours():
-        return
-    native.terminate()
-    native.join(END_SECONDS)
-    deadline = time.monotonic() + THREADS_SECONDS
-    for thread in list(threads):
-        if thread is not threading.current_thread():
-            thread.join(max(0.0, deadline - time.monotonic()))
-
-
-@atexit.register
-def _end_all() -> None:
-    """End pools that are still open when the interpreter exits: their threads must not outlive it."""
-    for pool in list(_pools):
-        if pool._native is not None:
-            pool._state = TERMINATE
-            _end(pool._native, pool._threads)
-
-
-def _leave_to_parent() -> None:
-    """In a fork of this process: the pools are the parent's. Their descriptors are closed, so that workers see the
-    parent's end and not this process's."""
-    for descriptor in _native.private_descriptors():
-        try:
-            os.close(descriptor)
-        except OSError:
-            continue
-    _pools.clear()
-
-
-os.register_at_fork(after_in_child=_leave_to_parent)
-
-if sys.platform != "linux":  # pragma: no cover
-    raise ImportError("forklift needs Linux: use multiprocessing.Pool on this system")

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import sys
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from forklift import _progress
 
 if TYPE_CHECKING:
     from forklift import _native
@@ -78,6 +81,17 @@ class AsyncResult(Generic[T]):
             raise self._error
         result: T = self._value
         return result
+
+    def cancel(self) -> bool:
+        """Stop the call: what has not begun is dropped, and workers that run some of it are replaced.
+
+        Whether there was anything to stop. `get` then raises `CancelledError`, which is also
+        `concurrent.futures.CancelledError`; results that were there already are dropped. Not in `multiprocessing`.
+        """
+        if self.ready():
+            return False
+        self._give_up()
+        return True
 
     def _settle(self) -> None:
         """Make value or error of what has come. Called when ready."""
@@ -165,13 +179,15 @@ class MapResult(AsyncResult[list[T]]):
         job: _native.Job,
         items: Iterator[Any],
         finish: Callable[[list[Any], list[tuple[int, BaseException]]], list[Any]],
+        meter: _progress.Meter | None,
         callback: Callable[[Any], object] | None,
         error_callback: Callable[[BaseException], object] | None,
     ) -> None:
         super().__init__(pool, callback, error_callback)
+        self._job = job
         self._done = threading.Event()
         thread = threading.Thread(
-            target=self._run, args=(job, items, finish), name="forklift-map", daemon=True
+            target=self._run, args=(job, items, finish, meter), name="forklift-map", daemon=True
         )
         pool._threads.add(thread)
         thread.start()
@@ -181,14 +197,17 @@ class MapResult(AsyncResult[list[T]]):
         job: _native.Job,
         items: Iterator[Any],
         finish: Callable[[list[Any], list[tuple[int, BaseException]]], list[Any]],
+        meter: _progress.Meter | None,
     ) -> None:
         try:
-            self._value = finish(*job.run(items))
+            self._value = finish(*_progress.run(job, items, meter))
         except BaseException as error:
-            job.cancel()
             self._error = error
         self._call_back()
         self._done.set()
+
+    def _give_up(self) -> None:
+        self._job.cancel()
 
     def ready(self) -> bool:
         """Whether all calls are done, well or not."""
@@ -223,18 +242,26 @@ class IMapIterator(Generic[T]):
     consumer are bounded in bytes, and in items by `buffersize`: the iterable is taken no further than that.
 
     An iterator that is dropped after its first result has been taken cancels what remains; one of which nothing was
-    ever taken runs to its end, as with `multiprocessing` (`imap_unordered(...)` for its effects alone).
+    ever taken runs to its end, as with `multiprocessing` (`imap_unordered(...)` for its effects alone). Ctrl-C while
+    one waits for a result cancels the call too; what is asked for after it raises `CancelledError`.
     """
 
     _ordered = True
 
     def __init__(
-        self, pool: Pool, job: _native.Job, items: Iterable[Any], on_error: str, exact: bool
+        self,
+        pool: Pool,
+        job: _native.Job,
+        items: Iterable[Any],
+        on_error: str,
+        exact: bool,
+        meter: _progress.Meter | None,
     ) -> None:
         self._pool: Pool | None = pool
         self._job = job
         self._on_error = on_error
         self._exact = exact
+        self._meter = meter
         self._next = 0
         self._begun = False
         self._over = False
@@ -253,13 +280,7 @@ class IMapIterator(Generic[T]):
 
     def next(self, timeout: float | None = None) -> T:
         """Return the next result; wait for it, at most `timeout` seconds, then raise `multiprocessing.TimeoutError`."""
-        with self._lock:
-            if not self._ready:
-                self._begun = True
-                self._refill(timeout)
-            value, error, weight = self._ready.popleft()
-            if weight is not None and (self._exact or not self._ready):
-                self._job.consume(1 if self._exact else self._taken, weight)
+        value, error = self._outcome(timeout)
         if error is not None:
             if self._on_error == "return":
                 return error  # type: ignore[return-value]
@@ -269,10 +290,29 @@ class IMapIterator(Generic[T]):
 
     __next__ = next
 
+    def _outcome(self, timeout: float | None) -> tuple[Any, BaseException | None]:
+        """Return what became of the next item: its result, or its failure. What this raises is not the item's."""
+        with self._lock:
+            if not self._ready:
+                self._begun = True
+                self._refill(timeout)
+            value, error, weight = self._ready.popleft()
+            if weight is not None and (self._exact or not self._ready):
+                self._job.consume(1 if self._exact else self._taken, weight)
+            if self._meter is not None:
+                self._meter(1)
+        return value, error
+
     def _refill(self, timeout: float | None) -> None:
         if self._over:
             raise StopIteration
-        taken = self._job.take(self._next if self._ordered else None, timeout)
+        try:
+            taken = self._job.take(self._next if self._ordered else None, timeout)
+        except KeyboardInterrupt:
+            # Whoever shows the traceback (a notebook, a debugger) keeps the frames, and with them this iterator: its
+            # end would not be that of the call, and the workers would be at it still when the next call comes.
+            self._job.cancel()
+            raise
         if taken is None:
             from multiprocessing import TimeoutError
 
@@ -280,6 +320,8 @@ class IMapIterator(Generic[T]):
         if not taken:
             self._over = True
             self._pool = None
+            if self._meter is not None:
+                self._meter.close(self._supply.error is None)
             if self._supply.error is not None:
                 raise self._supply.error
             raise StopIteration
@@ -295,6 +337,8 @@ class IMapIterator(Generic[T]):
     def __del__(self) -> None:
         if self._over:
             return
+        if self._meter is not None:
+            self._meter.close(False)
         if self._begun:
             self._job.cancel()
         else:
@@ -305,3 +349,17 @@ class IMapUnorderedIterator(IMapIterator[T]):
     """The results of `imap_unordered`, each as soon as it is there, in whatever order that is."""
 
     _ordered = False
+
+
+def call_back_waiting(
+    pool: weakref.ref[Pool], native: _native.Pool, waiting: dict[int, ApplyResult[Any]]
+) -> None:
+    """Call back when calls are done, until the pool is over and nothing waits: a thread's target."""
+    while True:
+        job = native.ended(0.5)
+        if job is not None:
+            result = waiting.pop(job, None)
+            if result is not None:
+                result._call_back()
+        elif native.is_over() or (pool() is None and not waiting):
+            return

@@ -1,0 +1,272 @@
+"""The command line: `forklift`, or `python -m forklift`."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import shlex
+import shutil
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+import forklift
+from forklift import top as live
+from forklift.bench.page import render, summary
+from forklift.bench.run import Choice, complaints
+from forklift.bench.run import run as run_cases
+from forklift.doctor import Finding, examine
+from forklift.report import Report
+from forklift.tuning import tune as run_experiments
+
+__all__ = ["main"]
+
+MARKS = {"good": ("✓", "green"), "note": ("·", "yellow"), "bad": ("✗", "red")}
+WIDTH_MAX = 100
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": WIDTH_MAX})
+@click.version_option(forklift.__version__, prog_name="forklift")
+def main() -> None:
+    """A process pool for large objects: what it finds on this machine, and how it does here.
+
+    \b
+    Completion of words, for bash (zsh and fish likewise):
+      eval "$(_FORKLIFT_COMPLETE=bash_source forklift)"
+    """
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="One JSON object, for scripts.")
+def doctor(as_json: bool) -> None:
+    """What this machine gives a pool, and what to mend.
+
+    Ends with 0 if all is well, and with 1 if something has to be mended. Lines with a dot are worth knowing.
+
+    \b
+    Examples:
+      forklift doctor
+      forklift doctor --json | jq '.findings[] | select(.grade != "good")'
+    """
+    findings = list(examine())
+    bad = any(finding.grade == "bad" for finding in findings)
+    if as_json:
+        report = {"version": 1, "well": not bad, "findings": [finding._asdict() for finding in findings]}
+        click.echo(json.dumps(report, indent=2, ensure_ascii=False))
+    else:
+        width = min(shutil.get_terminal_size().columns, WIDTH_MAX)
+        topics = max(len(finding.topic) for finding in findings)
+        for finding in findings:
+            click.echo(_lines(finding, topics, width))
+    sys.exit(1 if bad else 0)
+
+
+def _lines(finding: Finding, topics: int, width: int) -> str:
+    mark, colour = MARKS[finding.grade]
+    indent = " " * (topics + 4)
+    room = max(width - len(indent), 30)
+    found, *more = textwrap.wrap(finding.found, room) or [""]
+    lines = [f"{click.style(mark, fg=colour)} {finding.topic.ljust(topics)}  {found}"]
+    lines += [indent + line for line in more]
+    lines += [indent + click.style(line, dim=True) for line in textwrap.wrap(finding.means, room)]
+    if finding.mend:
+        lines += [indent + click.style(line, fg=colour) for line in textwrap.wrap(f"→ {finding.mend}", room)]
+    return "\n".join(lines)
+
+
+class _Named(click.ParamType[Any]):
+    """Something in a module: `MODULE:NAME`, where the name may have dots."""
+
+    name = "module:name"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        module, colon, path = str(value).partition(":")
+        if not (module and colon and path):
+            self.fail(f"{value!r} is not MODULE:NAME, such as mypackage.work:transform", param, ctx)
+        if (here := os.getcwd()) not in sys.path:
+            sys.path.insert(0, here)
+        try:
+            found: Any = importlib.import_module(module)
+        except ImportError as error:
+            self.fail(f"{module} cannot be imported: {error}", param, ctx)
+        for part in path.split("."):
+            if not hasattr(found, part):
+                names = ", ".join(name for name in vars(found) if not name.startswith("_")) or "nothing"
+                self.fail(f"{module} has no {path!r}; it has {names[:300]}", param, ctx)
+            found = getattr(found, part)
+        return found
+
+
+class _Numbers(click.ParamType[Any]):
+    """Numbers with commas between."""
+
+    name = "numbers"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[int]:
+        try:
+            return [int(part) for part in str(value).split(",") if part]
+        except ValueError:
+            self.fail(f"{value!r} is not a list of numbers, such as 1,2,4", param, ctx)
+
+
+@main.command()
+@click.argument("func", type=_Named(), metavar="MODULE:FUNC")
+@click.argument("items", type=_Named(), metavar="MODULE:ITEMS")
+@click.option("--seconds", default=30.0, show_default=True, help="How long it may take, about.")
+@click.option("--processes", type=_Numbers(), help="Numbers of workers to try.")
+@click.option("--chunksize", type=_Numbers(), help="Chunk sizes to try.")
+@click.option("--threads", type=_Numbers(), help="Threads of BLAS in each worker to try.")
+@click.option("--page", type=click.Path(dir_okay=False, writable=True), help="Write a page with plots.")
+def tune(
+    func: Callable[[Any], Any],
+    items: Any,
+    seconds: float,
+    processes: list[int] | None,
+    chunksize: list[int] | None,
+    threads: list[int] | None,
+    page: str | None,
+) -> None:
+    """Find by experiment how to map FUNC over ITEMS: a table, a verdict, and the line to paste.
+
+    ITEMS is a list or another iterable, or a function that makes one. FUNC is called many times for the same items.
+
+    \b
+    Examples:
+      forklift tune work:transform work:images
+      forklift tune work:transform work:load_images --seconds 120 --page tuning.html
+    """
+    made = items() if callable(items) else items
+    try:
+        tuning = run_experiments(
+            func,
+            made,
+            seconds=seconds,
+            processes=processes,
+            chunksize=chunksize,
+            threads=threads,
+            say=lambda words: click.echo(words, err=True),
+        )
+    except (ValueError, TypeError) as error:
+        raise click.UsageError(str(error)) from error
+    click.echo(str(tuning))
+    if page is not None:
+        tuning.save(page)
+        click.echo(f"\nThe page: {page}")
+
+
+_KNOWN = Choice()
+
+
+@main.command()
+@click.option("--quick", is_flag=True, help="A tenth of the items and two rounds: about two minutes.")
+@click.option(
+    "--case", "cases", multiple=True, type=click.Choice(_KNOWN.cases), help="Only this; may be repeated."
+)
+@click.option(
+    "--rival", "rivals", multiple=True, type=click.Choice(_KNOWN.rivals), help="Only this; may be repeated."
+)
+@click.option("--workers", type=click.IntRange(1), default=_KNOWN.workers, show_default=True)
+@click.option("--rounds", type=click.IntRange(1), help="Warm rounds: 3, or 2 with --quick.")
+@click.option(
+    "--cap", type=click.FloatRange(0), default=10.0, show_default=True, help="Seconds for a rival in a case."
+)
+@click.option("--page", type=click.Path(dir_okay=False, writable=True), help="Write all figures as Markdown.")
+def bench(
+    quick: bool,
+    cases: tuple[str, ...],
+    rivals: tuple[str, ...],
+    workers: int,
+    rounds: int | None,
+    cap: float,
+    page: str | None,
+) -> None:
+    """Measure forklift beside the other pools that are installed: the README's table, here and now.
+
+    Every result is compared with the for loop's. Ends with 1 if forklift failed, or anybody's result was wrong.
+
+    \b
+    Examples:
+      forklift bench --quick
+      forklift bench --case arrays-in --case arrays-out --rounds 5
+      forklift bench --rival forklift --rival joblib --page figures.md
+    """
+    choice = Choice(
+        cases or _KNOWN.cases, rivals or _KNOWN.rivals, workers, rounds or (2 if quick else 3), cap, quick
+    )
+    findings = run_cases(choice, shlex.join(["forklift", *sys.argv[1:]]))
+    if findings.cases:
+        click.echo(summary(findings))
+    if page is not None:
+        Path(page).write_text(render(findings), encoding="utf-8")
+        click.echo(f"\nThe page: {page}")
+    words, grave = complaints(findings)
+    for line in words:
+        click.echo(line, err=True)
+    sys.exit(int(grave))
+
+
+@main.command()
+@click.argument("file", type=click.Path(exists=True, dir_okay=False))
+@click.option(
+    "--save", "target", type=click.Path(dir_okay=False), help="Write it as .html, .json or .trace.json."
+)
+def report(file: str, target: str | None) -> None:
+    """Show a report that was saved with `report.save("….json")`, or turn it into a page or a trace.
+
+    \b
+    Examples:
+      forklift report run.json
+      forklift report run.json --save run.html
+      forklift report run.json --save run.trace.json
+    """
+    try:
+        found = Report.load(file)
+        if target is None:
+            click.echo(str(found))
+        else:
+            found.save(target)
+            click.echo(f"written: {Path(target)}")
+    except (ValueError, OSError) as error:
+        raise click.UsageError(str(error)) from error
+
+
+@main.command()
+@click.option("--once", is_flag=True, help="Print it once, without a screen of its own.")
+@click.option("--json", "as_json", is_flag=True, help="With --once: one JSON object, for scripts.")
+@click.option(
+    "--interval",
+    type=click.FloatRange(live.INTERVAL_MIN, live.INTERVAL_MAX),
+    default=1.0,
+    show_default=True,
+    help="Seconds between two looks; rates are of that time.",
+)
+def top(once: bool, as_json: bool, interval: float) -> None:
+    """Watch your running pools: what each worker does and since when, rates, bytes, memory, pressure.
+
+    It only reads, and the programs that it watches need nothing switched on. Press q or Ctrl-C to leave.
+
+    \b
+    Examples:
+      forklift top
+      forklift top --once
+      forklift top --once --json | jq '.pools[].workers[] | select(.seconds > 60)'
+    """
+    if as_json and not once:
+        raise click.UsageError("--json goes with --once")
+    if not once:
+        try:
+            live.watch(interval)
+        except (ImportError, OSError) as error:
+            raise click.ClickException(str(error)) from error
+        return
+    now, before = live.look_twice(interval)
+    if as_json:
+        click.echo(json.dumps(live.as_object(now, before), indent=2, ensure_ascii=False))
+        return
+    for line in live.view(now, before, shutil.get_terminal_size().columns):
+        click.echo(click.style(line.text, **live.CLICK_STYLES[line.tone]))

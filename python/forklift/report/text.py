@@ -1,0 +1,142 @@
+"""A report for a terminal of 80 columns."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import TYPE_CHECKING
+
+from forklift._units import count, percent, seconds, size
+
+if TYPE_CHECKING:
+    from forklift.report.figures import Histogram, Report
+
+COLUMNS = 80
+_BAR = 28
+_EIGHTHS = " ▏▎▍▌▋▊▉█"
+
+#: What is written for the names of phases and ways.
+WORDS = {
+    "pull": "take items from the iterable",
+    "encode": "encode items",
+    "copy": "copy items",
+    "wait_for_room": "wait for room",
+    "wait_for_results": "wait for results",
+    "decode_result": "decode results",
+    "wait_for_work": "wait for work",
+    "decode": "decode items",
+    "compute": "compute",
+    "encode_result": "encode results",
+    "hand_over": "hand results over",
+    "away": "not there",
+    "in_message": "in messages",
+    "copied": "copied",
+    "by_reference": "by reference",
+    "handed_over": "handed over",
+    "once_per_call": "once per call",
+}
+
+
+def headline(report: Report) -> list[str]:
+    """Say what the report is of, and how well it went."""
+    items = f"{count(report.answered)} items"
+    if report.total not in (None, report.answered):
+        items = f"{count(report.answered)} of {count(report.total or 0)} items"
+    elif not report.finished:
+        items += " so far"
+    workers = f"{report.processes} worker{'s' * (report.processes != 1)}"
+    cores = f"{report.cores} core{'s' * (report.cores != 1)}"
+    lines = [f"{report.call}({report.function}): {items}, {workers}, {cores}"]
+    speed = f"{seconds(report.wall)} for {seconds(report.work)} of work: speed-up {report.speedup:.2f}"
+    lines.append(f"{speed}, {percent(report.efficiency)} of what the cores allow")
+    troubles = [f"{count(n)} {what}" for n, what in ((report.failed, "failed"), (report.lost, "lost")) if n]
+    if troubles:
+        lines.append("Items: " + ", ".join(troubles))
+    return lines
+
+
+def text(report: Report) -> str:
+    """Write all of it."""
+    lines = headline(report)
+    lines += ["", *_phases("Parent", report.parent, report.wall)]
+    workers = len(report.lanes)
+    if workers:
+        title = "Worker" if workers == 1 else f"{workers} workers"
+        lines += ["", *_phases(title, report.workers, report.wall * workers)]
+    lines += ["", *_bytes(report), "", *_spread(report)]
+    lines += facts(report)
+    for number, advice in enumerate(report.advice, 1):
+        lines += ["", "Advice"] if number == 1 else []
+        lines += _wrapped(advice.text, f" {number}. ")
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def facts(report: Report) -> list[str]:
+    """Say what there is to say of memory, workers and ways."""
+    lines: list[str] = []
+    for label, words in notes(report):
+        lines += _wrapped(words, f"{label:<10}")
+    return lines
+
+
+def notes(report: Report) -> list[tuple[str, str]]:
+    """Return what there is to say of memory, workers and ways, by what it is about."""
+    found = []
+    peak = max(report.memory, key=lambda look: sum(look[1:]), default=None)
+    if peak is not None:
+        parts = f"parent {size(peak.parent)}, workers {size(peak.workers)}"
+        shared = f"shared {size(peak.payload + peak.results)}"
+        found.append(("Memory", f"{size(sum(peak[1:]))} at most: {parts}, {shared}"))
+    staff = {name: number for name, number in report.staff.items() if number}
+    if staff:
+        words = ", ".join(f"{name.replace('_', ' ')} {count(number)}" for name, number in staff.items())
+        found.append(("Workers", words))
+    if report.inherit:
+        found.append(("Way", report.inherit))
+    return found
+
+
+def _wrapped(words: str, label: str) -> list[str]:
+    return textwrap.wrap(words, COLUMNS, initial_indent=label, subsequent_indent=" " * len(label))
+
+
+def _phases(title: str, phases: dict[str, float], whole: float) -> list[str]:
+    lines = [f"{title:<30}{seconds(whole):>10}"]
+    for name, spent in phases.items():
+        share = spent / whole if whole else 0.0
+        if share >= 0.0005:
+            lines.append(f"  {WORDS[name]:<28}{seconds(spent):>10}{percent(share):>7}  {_bar(share)}")
+    return lines
+
+
+def _bar(share: float) -> str:
+    eighths = round(min(share, 1.0) * _BAR * 8)
+    return "█" * (eighths // 8) + _EIGHTHS[eighths % 8].strip()
+
+
+def _bytes(report: Report) -> list[str]:
+    lines = [f"{'Payload':<30}{'to workers':>14}{'from workers':>16}"]
+    for way in dict.fromkeys((*report.bytes_in, *report.bytes_out)):
+        there, back = report.bytes_in.get(way, 0), report.bytes_out.get(way, 0)
+        if there or back:
+            lines.append(f"  {WORDS[way]:<28}{size(there):>14}{size(back) if back else '':>16}")
+    return lines if len(lines) > 1 else ["Payload: none"]
+
+
+def _spread(report: Report) -> list[str]:
+    lines = [f"{'Each item':<16}{'least':>10}{'median':>12}{'99 %':>12}{'most':>12}{'mean':>12}"]
+    rows: list[tuple[str, Histogram]] = [
+        ("time", report.item_seconds),
+        ("bytes in", report.item_bytes_in),
+        ("bytes out", report.item_bytes_out),
+    ]
+    for name, spread in rows:
+        write = seconds if name == "time" else size
+        values = (spread.least, spread.quantile(0.5), spread.quantile(0.99), spread.greatest, spread.mean)
+        cells = [write(value) for value in values]
+        lines.append(f"  {name:<14}{cells[0]:>10}" + "".join(f"{cell:>12}" for cell in cells[1:]))
+    if report.chunks:
+        sizes = sorted(round(chunk.items / chunk.answers) for chunk in report.records) or [0]
+        spread_of = f"{sizes[0]} to {sizes[-1]}, {sizes[len(sizes) // 2]} in the middle"
+        how = f"chunksize={report.chunksize}" if report.chunksize else "chosen while running"
+        lines.append(f"Chunks    {count(report.chunks)}, {how}; items in an answer: {spread_of}")
+    return lines
