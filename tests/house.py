@@ -114,7 +114,7 @@ def is_process_wide(process: psutil.Process) -> bool:
 def alive(pid: int) -> bool:
     """Whether a process of this number exists and still runs; a zombie does not."""
     try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False
 

@@ -226,3 +226,13 @@ def test_the_pool_of_a_worker_dies_with_it(pool, tmp_path):
     pids = [int(word) for word in (tmp_path / "ready").read_text().split()]
     assert len(pids) == 3
     until(lambda: not any(house.alive(pid) for pid in pids), "all of them gone")
+
+
+def test_what_is_not_kept_does_not_count_for_the_chunk_before_it(pool, tmp_path):
+    """A chunk's items are kept until all are answered, since what remains of it is encoded again. Items that share an
+    object are encoded one by one, and not kept: their answers must not be taken for those of the chunk before them."""
+    shared, done = ["shared"], str(tmp_path / "third")
+    items = [(0, done, []), (1, done, []), (2, done, shared), (3, done, shared)]
+    results = pool.map(work.die_after_the_third, items, 2, on_error="return")
+    assert isinstance(results[0], forklift.WorkerDied)
+    assert results[1:] == [1, 2, 3]

@@ -145,6 +145,20 @@ def test_only_the_item_that_cannot_be_rebuilt_fails(pool):
     assert list(it) == [3]
 
 
+@pytest.mark.parametrize("chunksize", [None, 1, 3, 100])
+def test_neighbours_of_items_that_cannot_be_rebuilt_are_done(pool, chunksize):
+    """Also where they were pickled together, with large parts beside them."""
+    import numpy as np
+
+    items = [np.full(50_000, float(i)) if i % 3 else work.HomeOnly() for i in range(10)]
+    results = pool.map(work.identity, items, chunksize, on_error="return")
+    for i, result in enumerate(results):
+        if i % 3:
+            assert (result == items[i]).all()
+        else:
+            assert type(result) is forklift.DecodeError and "does not feel at home" in whole_text(result)
+
+
 @pytest.mark.parametrize("chunksize", [None, 1, 100])
 def test_result_that_cannot_be_rebuilt(pool, chunksize):
     import os

@@ -64,6 +64,18 @@ def die_at_three(job: tuple[int, str, str]) -> int:
     return index
 
 
+def die_after_the_third(job: tuple[int, str, list[str]]) -> int:
+    """The first item ends its worker once the third is done and has been answered."""
+    index, path, _ = job
+    if index == 2:
+        Path(path).touch()
+    elif index == 0:
+        wait_for_file(path)
+        time.sleep(0.3)
+        os.kill(os.getpid(), signal.SIGKILL)
+    return index
+
+
 def die_first_time(path: str) -> int:
     """Die unless the file exists, which says that somebody did."""
     if not os.path.exists(path):

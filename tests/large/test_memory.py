@@ -146,6 +146,25 @@ def test_result_above_two_gib(huge_memory):
 
 @pytest.mark.huge
 @pytest.mark.timeout(300)
+def test_a_large_transfer_takes_memory_once(huge_memory):
+    """2 GiB in, and 2 GiB out: both sides look at the same memory, so it is taken once beyond the parent's own."""
+    size = 2 * GIB
+    array = np.ones(size, np.uint8)
+    with forklift.Pool(1, memory_limit="12GiB") as pool:
+        pool.map(work.total, [np.ones(MB)])
+        with Peak() as peak:
+            assert pool.map(work.total, [array]) == [size]
+        assert size <= peak.extra <= 1.1 * size, f"in: {peak.extra / MB:.0f} MB"
+        del array
+        with Peak() as peak:
+            (result,) = pool.map(work.make_ones, [size])
+            assert result[-1] == 1
+        assert peak.extra <= 1.1 * size, f"out: {peak.extra / MB:.0f} MB"
+    pool.join()
+
+
+@pytest.mark.huge
+@pytest.mark.timeout(300)
 def test_bytes_above_four_gib(huge_memory):
     data = bytes(4 * GIB + 3)
     with forklift.Pool(1, memory_limit="12GiB") as pool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -118,3 +119,35 @@ def test_imap_equals_the_builtin(module_pool, items, chunksize):
 @given(items=st.lists(st.tuples(nested, nested), max_size=4))
 def test_starmap_equals_the_builtin(module_pool, items):
     assert alike(module_pool.starmap(lambda a, b: (b, a), items), [(b, a) for a, b in items])
+
+
+@STEADY
+@given(items=st.lists(nested, max_size=6), chunksize=st.sampled_from([None, 1, 3]))
+def test_shared_arrays_equal_the_builtin(module_pool, items, chunksize):
+    with forklift.shared_arrays():
+        shared = copy.deepcopy(items)
+    assert alike(module_pool.map(work.identity, shared, chunksize), items)
+    assert alike(list(module_pool.imap(work.identity, iter(shared), chunksize)), items)
+
+
+@STEADY
+@given(items=st.lists(nested, max_size=6))
+def test_results_that_are_sent_again_equal_the_builtin(module_pool, items):
+    once = module_pool.map(copy.deepcopy, items)  # what the worker makes itself is handed over
+    assert alike(module_pool.map(work.identity, once), items)
+
+
+@STEADY
+@given(part=nested, others=st.lists(nested, min_size=2, max_size=5))
+def test_parts_that_items_share_equal_the_builtin(module_pool, part, others):
+    for items in ([(part, other) for other in others], [{"a": part, "b": other} for other in others]):
+        assert alike(module_pool.map(work.identity, items), items)
+
+
+@settings(STEADY, max_examples=10)
+@given(items=st.lists(nested, min_size=1, max_size=6))
+@pytest.mark.filterwarnings("ignore:inherit=True forks")
+def test_inherited_items_equal_the_builtin(module_pool, items):
+    assert alike(module_pool.map(work.identity, items, inherit=True), items)
+    with module_pool.share(items) as value:
+        assert alike(module_pool.apply(work.identity, (value,)), items)

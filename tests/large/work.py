@@ -180,6 +180,10 @@ def make_huge(size: int) -> np.ndarray:
     return array
 
 
+def make_ones(size: int) -> np.ndarray:
+    return np.ones(size, np.uint8)
+
+
 class Blob:
     """A class that hands its memory to pickle out of band, as NumPy does."""
 

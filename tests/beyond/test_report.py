@@ -1,0 +1,282 @@
+"""Reports: figures that add up, from the right call, in every form."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import signal
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from forklift import Pool, Report, WorkerDied, shared_arrays
+
+MB = 1 << 20
+PHASES = {"wait_for_work", "decode", "compute", "encode_result", "hand_over", "away"}
+
+
+def nap(seconds):
+    time.sleep(seconds)
+    return seconds
+
+
+def double(array):
+    return array * 2
+
+
+def total(array):
+    return float(array.sum())
+
+
+def keep_a_view(array):
+    keep_a_view.last = array = array * 2
+    return array
+
+
+def die_once(path):
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return "second"
+    os.kill(os.getpid(), signal.SIGKILL)
+    return None
+
+
+def bad(item):
+    raise ValueError(item)
+
+
+@pytest.fixture
+def pool():
+    with Pool(2) as pool:
+        yield pool
+
+
+def test_times_add_up(pool):
+    pool.map(nap, [0.02] * 20)
+    report = pool.report()
+    assert report.finished and (report.submitted, report.answered, report.total) == (20, 20, 20)
+    assert (report.call, report.function, report.processes) == ("map", "nap", 2)
+    assert report.work >= 0.4 and report.wall >= 0.2
+    assert report.speedup == pytest.approx(report.work / report.wall)
+    assert sum(lane.items for lane in report.lanes) == 20
+    for lane in report.lanes:
+        assert set(lane.seconds) == PHASES
+        assert sum(lane.seconds.values()) == pytest.approx(report.wall, rel=0.05)
+    # One thread does it all, so its phases are its wall time but for the bookkeeping between.
+    assert sum(report.parent.values()) <= report.wall * 1.01
+    assert report.parent["wait_for_room"] + report.parent["wait_for_results"] > 0
+    assert report.item_seconds.count == 20
+    assert report.item_seconds.least >= 0.0195 and report.item_seconds.quantile(0.5) >= 0.0195
+
+
+def test_every_chunk_is_there_and_none_overlap(pool):
+    pool.map(nap, [0.001] * 50, 5)
+    report = pool.report()
+    assert (report.chunks, report.chunksize, report.fold) == (10, 5, 1)
+    covered = sorted(
+        item for chunk in report.records for item in range(chunk.first, chunk.first + chunk.items)
+    )
+    assert covered == list(range(50))
+    for slot in range(2):
+        mine = [chunk for chunk in report.records if chunk.slot == slot]
+        assert all(one.end <= other.begin for one, other in itertools.pairwise(mine))
+        assert all(0 <= chunk.begin < chunk.end <= report.wall for chunk in mine)
+
+
+def test_the_longest_item_is_named(pool):
+    pool.map(nap, [0.0] * 30 + [0.2] + [0.0] * 30)
+    index, seconds, _slot = pool.report().longest
+    assert index == 30 and seconds >= 0.15  # by a coarse clock
+
+
+def test_a_long_item_among_many_short_ones_is_found(pool):
+    pool.map(nap, [0] * 500 + [0.1] + [0] * 500, 1001)
+    report = pool.report()
+    assert report.longest[0] == 500 and report.longest[1] >= 0.09
+    assert report.item_seconds.count == 1001
+
+
+def test_bytes_by_the_way_they_took(pool):
+    arrays = [np.ones(MB // 8) for _ in range(8)]
+    pool.map(double, arrays)
+    report = pool.report()
+    assert report.bytes_in["copied"] == report.bytes_out["handed_over"] == 8 * MB
+    assert report.bytes_in["by_reference"] == report.bytes_out["copied"] == 0
+    assert report.item_bytes_in.greatest >= MB and report.item_bytes_out.greatest >= MB
+    assert 0 < report.bytes_in["in_message"] < 16_384 and report.bytes_in["once_per_call"] > 0
+
+    pool.map(keep_a_view, arrays)
+    report = pool.report()
+    assert report.bytes_out["copied"] == 8 * MB and report.bytes_out["handed_over"] == 0
+
+    with shared_arrays():
+        lent = [np.ones(MB // 8) for _ in range(8)]
+    pool.map(total, lent)
+    report = pool.report()
+    assert report.bytes_in["by_reference"] == 8 * MB and report.bytes_in["copied"] == 0
+
+    pool.starmap(np.dot, [(arrays[0], arrays[0]) for _ in range(8)])
+    report = pool.report()
+    assert MB <= report.bytes_in["once_per_call"] < 1.1 * MB and report.bytes_in["copied"] < MB
+
+
+def test_an_iterator_that_repeats_an_object_shows(pool):
+    one = np.ones(MB // 8)
+    list(pool.imap(total, (one for _ in range(6))))
+    assert pool.report().repeated_bytes == 5 * MB
+    kept = [np.ones(MB // 8) for _ in range(6)]
+    list(pool.imap(total, iter(kept)))
+    assert pool.report().repeated_bytes == 0
+
+
+def test_deaths_and_retries(pool, tmp_path):
+    assert pool.map(die_once, [str(tmp_path / "once")], retries=1) == ["second"]
+    staff = pool.report().staff
+    assert (staff["deaths"], staff["retries"], staff["recycles"]) == (1, 1, 0)
+    assert {"born", "ready", "died"} <= {what for _, what, _, _ in pool.report().incidents}
+    with pytest.raises(WorkerDied):
+        pool.map(die_once, [str(tmp_path / "other")])
+    report = pool.report()
+    assert (report.lost, report.answered, report.staff["deaths"], report.staff["retries"]) == (1, 0, 1, 0)
+
+
+def test_recycles_and_failures():
+    with Pool(1, maxtasksperchild=2) as pool:
+        pool.map(bad, range(6), on_error="return")
+        report = pool.report()
+    assert (report.failed, report.answered) == (6, 6)
+    assert report.staff["recycles"] >= 2 and report.staff["births"] >= 3 and report.staff["deaths"] == 0
+
+
+def test_only_the_last_call_counts(pool):
+    pool.map(nap, [0] * 10)
+    pool.map(abs, range(7))
+    report = pool.report()
+    assert (report.function, report.answered) == ("abs", 7)
+    assert report.staff["births"] == 0
+
+
+def test_calls_of_apply_count_together(pool):
+    for number in range(5):
+        pool.apply(abs, (number,))
+    report = pool.report()
+    assert (report.call, report.answered, report.chunks) == ("apply", 5, 5)
+    pool.map(abs, range(3))
+    pool.apply(abs, (1,))
+    assert pool.report().answered == 1
+
+
+def test_during_a_call_and_after_the_end():
+    with Pool(2) as pool:
+        results = pool.imap(nap, [0.001] * 40, buffersize=4)
+        next(results)
+        during = pool.report()
+        assert not during.finished and 1 <= during.answered < 40 and during.total == 40
+        assert "of 40 items" in str(during)
+        assert len(list(results)) == 39
+    after = pool.report()
+    assert after.finished and after.answered == 40
+    assert after.wall == pool.report().wall
+
+
+def test_inherited_items(pool):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # pytest has threads
+        pool.map(nap, [0.001] * 10, inherit=True)
+    report = pool.report()
+    assert report.answered == 10 and report.inherit == "inherit: inherit=True"
+    assert report.staff["births"] == 2
+
+
+def test_memory_is_looked_at_in_long_calls(pool):
+    pool.map(nap, [0.1] * 6)
+    report = pool.report()
+    assert len(report.memory) >= 3
+    assert report.peak_memory >= max(look.parent for look in report.memory) > MB
+
+
+def test_nothing_to_report_yet(pool):
+    with pytest.raises(ValueError, match="no call yet"):
+        pool.report()
+
+
+def test_text_fits_a_terminal(pool):
+    pool.map(double, [np.ones(MB // 8) for _ in range(4)])
+    text = str(pool.report())
+    assert max(map(len, text.splitlines())) <= 80
+    assert "map(double): 4 items, 2 workers" in text
+    for word in ("speed-up", "copy items", "compute", "handed over", "4.19 MB", "Chunks    4"):
+        assert word in text
+    assert "map(double), 4 items" in repr(pool.report())
+
+
+def test_json_holds_all_of_it(pool, tmp_path):
+    pool.map(nap, [0.001] * 20)
+    report = pool.report()
+    path = tmp_path / "report.json"
+    report.save(path)
+    saved = json.loads(path.read_text())
+    assert saved["forklift_report"] == 1
+    assert saved["speedup"] == report.speedup and saved["workers"] == report.workers
+    again = Report.load(path)
+    assert again == report and str(again) == str(report)
+
+
+def test_every_field_of_json_is_documented(pool, tmp_path):
+    pool.map(abs, range(3))
+    pool.report().save(tmp_path / "report.json")
+    documented = (Path(__file__).parents[2] / "docs" / "reports.md").read_text()
+    fields = json.loads((tmp_path / "report.json").read_text())
+    assert not [field for field in fields if f"`{field}`" not in documented]
+
+
+def test_a_trace_has_every_chunk(pool, tmp_path):
+    pool.map(nap, [0.001] * 20, 2)
+    path = tmp_path / "report.trace.json"
+    pool.report().save(path)
+    events = json.loads(path.read_text())["traceEvents"]
+    chunks = [event for event in events if event.get("cat") == "chunk"]
+    assert len(chunks) == 10 and sum(event["args"]["items"] for event in chunks) == 20
+    assert {event["args"]["name"] for event in events if event["name"] == "thread_name"} <= {
+        "worker 0",
+        "worker 1",
+    }
+    for event in events:
+        assert event["ph"] in "MXCi" and isinstance(event["pid"], int)
+        assert event["ph"] == "M" or event["ts"] >= 0
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "not a report"),
+        ("[1]", "not a report"),
+        ('{"wall": 1}', "not a report"),
+        ('{"forklift_report": 99}', "form 99"),
+        ('{"forklift_report": 1, "lanes": []}', "not a whole report"),
+    ],
+)
+def test_other_files_are_refused(tmp_path, text, reason):
+    path = tmp_path / "other.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=reason):
+        Report.load(path)
+
+
+def test_other_forms_are_refused(pool, tmp_path):
+    pool.map(abs, range(3))
+    with pytest.raises(ValueError, match=r"saved as .*not as 'report\.pdf'"):
+        pool.report().save(tmp_path / "report.pdf")
+
+
+def test_telemetry_can_be_switched_off_for_measuring(monkeypatch):
+    monkeypatch.setenv("FORKLIFT_TELEMETRY", "off")
+    with Pool(2) as pool:
+        assert pool.map(abs, range(100)) == list(range(100))
+        report = pool.report()
+    assert report.finished and (report.answered, report.records) == (0, [])

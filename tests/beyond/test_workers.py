@@ -1,0 +1,95 @@
+"""Who works in a pool, and how many."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+import forklift
+from tests.patience import until, wait_for_file
+
+
+@pytest.fixture
+def pool():
+    with forklift.Pool(2) as pool:
+        yield pool
+    pool.join()
+
+
+def wait_for(paths):
+    mine, other = paths
+    Path(mine).touch()
+    wait_for_file(other)
+    return os.getpid()
+
+
+def pid_of(_):
+    time.sleep(0.02)
+    return os.getpid()
+
+
+def states(pool):
+    return [worker.state for worker in pool.workers()]
+
+
+def test_workers_are_those_who_answer(pool):
+    assert pool.workers() == []
+    pids = set(pool.map(pid_of, range(20), 1))
+    workers = pool.workers()
+    assert {worker.pid for worker in workers} >= pids
+    assert [worker.slot for worker in workers] == [0, 1]
+    assert sum(worker.tasks for worker in workers) == 20
+    for worker in workers:
+        assert worker.private_bytes > 1 << 20 and worker.shared_bytes > 1 << 20
+
+
+def test_a_worker_is_busy_while_it_works(pool, tmp_path):
+    pool.map(abs, range(4))
+    begun, go = str(tmp_path / "begun"), str(tmp_path / "go")
+    result = pool.apply_async(wait_for, ((begun, go),))
+    wait_for_file(begun)
+    assert sorted(states(pool)) == ["busy", "idle"]
+    Path(go).touch()
+    busy = result.get(30)
+    until(lambda: states(pool) == ["idle", "idle"], "both idle")
+    assert busy in {worker.pid for worker in pool.workers()}
+
+
+def test_growing_and_shrinking(pool):
+    assert len(set(pool.map(pid_of, range(20), 1))) <= 2
+    pool.resize(4)
+    until(lambda: states(pool) == ["idle"] * 4, "four workers")
+    assert len(set(pool.map(pid_of, range(60), 1))) > 2
+    pool.resize(1)
+    until(lambda: states(pool) == ["idle"], "one worker")
+    assert len(set(pool.map(pid_of, range(10), 1))) == 1
+    assert repr(pool).endswith("pool_size=1>")
+
+
+def test_shrinking_lets_busy_workers_finish(pool, tmp_path):
+    files = [str(tmp_path / name) for name in ("a", "b", "go")]
+    calls = [pool.apply_async(wait_for, ((files[i], files[2]),)) for i in range(2)]
+    for i in range(2):
+        wait_for_file(files[i])
+    pool.resize(1)
+    assert len(pool.workers()) == 2
+    Path(files[2]).touch()
+    assert len({call.get(30) for call in calls}) == 2
+    until(lambda: states(pool) == ["idle"], "one worker")
+
+
+@pytest.mark.parametrize("number", [0, -1, 10**6])
+def test_bad_numbers_are_refused(pool, number):
+    with pytest.raises(ValueError, match="Number of processes"):
+        pool.resize(number)
+    assert pool.map(abs, [-1]) == [1]
+
+
+def test_a_closed_pool_says_so(pool):
+    pool.close()
+    for call in (pool.workers, lambda: pool.resize(2)):
+        with pytest.raises(ValueError, match="Pool not running"):
+            call()

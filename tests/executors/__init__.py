@@ -1,0 +1,1 @@
+"""The shapes of other libraries: `concurrent.futures`, and functions that keep their pool."""

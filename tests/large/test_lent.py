@@ -1,0 +1,251 @@
+"""What lies in shared memory already crosses as it lies, and what items share crosses once. Counted in bytes."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pytest
+
+import forklift
+
+from . import transport
+from .transport import N
+
+BYTES = N * 8
+
+
+def counted(pool, *names):
+    counters = pool._counters()
+    return np.array([counters[name] for name in names])
+
+
+def moved(pool, call):
+    """What a call returns, and the bytes that were copied and lent on the way to the workers."""
+    before = counted(pool, "bytes_copied_in", "bytes_lent")
+    result = call()
+    copied, lent = counted(pool, "bytes_copied_in", "bytes_lent") - before
+    return result, int(copied), int(lent)
+
+
+def shared(count: int = 8) -> list[np.ndarray]:
+    with forklift.shared_arrays():
+        return [np.full(N, float(i)) for i in range(count)]
+
+
+def test_shared_arrays_are_lent(pool):
+    arrays = shared()
+    for call in (
+        lambda: pool.map(transport.first, arrays),
+        lambda: list(pool.imap(transport.first, arrays)),
+        lambda: [pool.apply(transport.first, (array,)) for array in arrays],
+    ):
+        result, copied, lent = moved(pool, call)
+        assert result == [float(i) for i in range(8)]
+        assert (copied, lent) == (0, 8 * BYTES)
+
+
+def test_views_of_shared_arrays_are_lent(pool):
+    (array,) = shared(1)
+    array[:] = np.arange(N)
+    views = [array[1000:], array[: N // 2], array.reshape(100, -1)[::-1][10:]]
+    result, _, lent = moved(pool, lambda: pool.map(transport.total, views))
+    assert result == [view.sum() for view in views]
+    assert lent >= sum(view.nbytes for view in views[:2])
+
+
+def test_a_worker_writes_to_its_own_copy(pool):
+    arrays = shared(3)
+    items = [(array, i) for i, array in enumerate(arrays * 10)]
+    for chunksize in (None, 1, 5):
+        found = pool.starmap(transport.write_and_tell, items, chunksize)
+        assert found == [0.0, 1.0, 2.0] * 10
+    assert [array[0] for array in arrays] == [0.0, 1.0, 2.0]
+
+
+def test_results_are_lent_on(pool):
+    results = pool.map(transport.fresh, range(8))
+    found, copied, lent = moved(pool, lambda: pool.map(transport.total, results))
+    assert found == [float(i) * N for i in range(8)]
+    assert (copied, lent) == (0, 8 * BYTES)
+    with forklift.Pool(1) as other:
+        found, copied, lent = moved(other, lambda: other.map(transport.total, results))
+        assert found == [float(i) * N for i in range(8)]
+        assert (copied, lent) == (0, 8 * BYTES)
+        other.terminate()
+
+
+def test_results_are_lent_on_after_their_dropping(pool):
+    def generate():
+        for result in pool.map(transport.fresh, range(6)):
+            yield result
+            result[:] = -1  # a generator may use its buffer again: what it yielded is copied
+
+    assert pool.map(transport.first, generate(), 1) == [float(i) for i in range(6)]
+
+
+def test_one_shared_buffer_yielded_again_and_again(pool):
+    (buffer,) = shared(1)
+
+    def generate():
+        for i in range(50):
+            buffer[:] = i
+            yield buffer
+
+    for chunksize in (1, 7, None):
+        assert list(pool.imap(transport.first, generate(), chunksize)) == [float(i) for i in range(50)]
+        assert pool.map(transport.first, generate(), chunksize) == [float(i) for i in range(50)]
+
+
+def test_what_a_generator_gives_up_is_lent(pool):
+    with forklift.shared_arrays():
+        result, copied, lent = moved(
+            pool, lambda: pool.map(transport.first, (np.full(N, float(i)) for i in range(8)))
+        )
+    assert result == [float(i) for i in range(8)]
+    assert (copied, lent) == (0, 8 * BYTES)
+
+
+def test_memory_of_shared_arrays_comes_back(pool):
+    arrays = shared()
+    pool.map(transport.first, arrays)
+    assert forklift._native.shared_usage()[0] == 8 * BYTES
+    del arrays
+    pool.map(transport.first, shared(1))
+    assert forklift._native.shared_usage()[0] == 0
+
+
+def test_shared_arrays_are_ordinary_arrays():
+    with forklift.shared_arrays():
+        a = np.arange(N, dtype=float)
+        b = np.zeros((N, 3))
+        a.resize(2 * N, refcheck=False)
+        small = np.ones(3)
+    c = a * 2 + b.sum()
+    a.resize(10, refcheck=False)
+    np.testing.assert_equal(c[:N], 2.0 * np.arange(N))
+    assert not c[N:].any() and small.sum() == 3.0
+    del a, b, c, small
+    assert forklift._native.shared_usage() == (0, 0)
+
+
+def test_a_fork_has_its_own_shared_arrays():
+    (array,) = shared(1)
+    child = os.fork()
+    if child == 0:
+        array[:] = 7
+        del array
+        with forklift.shared_arrays():
+            again = np.full(N, 2.0)
+        os._exit(0 if (again == 2.0).all() else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert (array == 0).all()
+
+
+# Once per map -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("chunksize", [None, 1, 3])
+def test_an_array_in_every_tuple_crosses_once(pool, chunksize):
+    table = np.arange(N, dtype=float)
+    items = [(table, i) for i in range(40)]
+    result, copied, _ = moved(pool, lambda: pool.starmap(transport.write_and_tell, items, chunksize))
+    assert result == [0.0] * 40
+    assert copied == BYTES
+    assert table[0] == 0.0
+
+
+def test_an_array_in_every_dict_crosses_once(pool):
+    table = np.arange(N, dtype=float)
+    items = [{"table": table, "i": i} for i in range(40)]
+    result, copied, _ = moved(pool, lambda: pool.map(transport.table_row, items))
+    assert result == [float(i) for i in range(40)]
+    assert copied == BYTES
+
+
+def test_one_array_as_every_item_crosses_once(pool):
+    table = np.full(N, 4.0)
+    result, copied, _ = moved(pool, lambda: pool.map(transport.first, [table] * 30))
+    assert (result, copied) == ([4.0] * 30, BYTES)
+
+
+def test_a_part_that_few_items_hold_crosses_at_most_twice(pool):
+    tables = [np.full(N, float(i)) for i in range(4)]
+    items = [(tables[i % 4], i) for i in range(12)]  # three references each: noticed at the second
+    result, copied, _ = moved(pool, lambda: pool.starmap(transport.write_and_tell, items))
+    assert result == [float(i % 4) for i in range(12)]
+    assert copied == 2 * 4 * BYTES
+
+
+def test_lists_and_text_that_items_share(pool):
+    values, text, data = list(range(50_000)), "é" * 100_000, b"x" * 200_000
+    assert pool.starmap(transport.change_list, [(values, i) for i in range(20)]) == [50_001] * 20
+    assert len(values) == 50_000
+    for shared_part in (text, data):
+        items = [(shared_part, i) for i in range(20)]
+        result, copied, _ = moved(pool, lambda items=items: pool.starmap(transport.length, items))
+        assert result == [len(shared_part)] * 20
+        assert copied <= 2 * len(shared_part) * (1 if isinstance(shared_part, bytes) else 2)  # as UTF-8
+
+
+def test_what_one_item_holds_twice_is_one_object(pool):
+    table = np.arange(N, dtype=float)
+    assert pool.starmap(transport.same_object, [(table, table)] * 20) == [True] * 20
+    assert pool.starmap(transport.same_object, [[table, table] for _ in range(20)]) == [True] * 20
+
+
+def test_a_frame_that_items_share(pool):
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"a": np.arange(N, dtype=float), "b": np.ones(N)})
+    items = [(frame, i) for i in range(20)]
+    result, copied, _ = moved(pool, lambda: pool.starmap(transport.length, items))
+    assert result == [N] * 20
+    assert copied <= 2 * BYTES + 65_536
+
+
+def test_retained_items_are_not_changed(pool):
+    table = np.arange(N, dtype=float)
+    items = [(table, i) for i in range(10)]
+    pool.starmap(transport.write_and_tell, items)
+    assert all(item[0] is table for item in items)
+
+
+def test_a_shared_value(pool):
+    table = np.arange(N, dtype=float)
+    with pool.share({"table": table, "factor": 2}) as value:
+        assert value.value["table"] is table
+        before = counted(pool, "bytes_copied_in")[0]
+        for _ in range(3):
+            found = pool.map(lambda i: float(value["table"][i] * value["factor"]), range(50))
+            assert found == [2.0 * i for i in range(50)]
+            assert pool.starmap(transport.length, [(value, i) for i in range(50)]) == [2] * 50
+            assert pool.apply(transport.length, (value, 0)) == 2
+        assert counted(pool, "bytes_copied_in")[0] == before
+    with pytest.raises(ValueError, match="closed"):
+        pool.apply(transport.length, (value, 0))
+    assert pool.map(transport.first, [table]) == [0.0]
+
+
+def test_a_shared_value_reaches_later_workers():
+    with forklift.Pool(2, maxtasksperchild=3) as pool:
+        value = pool.share(np.arange(N, dtype=float))
+        assert pool.starmap(transport.length, [(value, i) for i in range(30)], 1) == [N] * 30
+    pool.join()
+
+
+def test_a_shared_value_of_another_pool_is_refused(pool):
+    with forklift.Pool(1) as other:
+        value = other.share([1, 2, 3])
+        with pytest.raises(forklift.DecodeError, match="another pool"):
+            pool.apply(transport.length, (value, 0))
+        assert other.apply(transport.length, (value, 0)) == 3
+        assert pool.apply(transport.length, ([1], 0)) == 1
+        other.terminate()
+
+
+def test_a_value_that_cannot_be_shared(pool):
+    import threading
+
+    with pytest.raises(forklift.EncodeError, match=r"value\['lock'\]"):
+        pool.share({"lock": threading.Lock()})
+    assert pool.apply(transport.length, ([1], 0)) == 1

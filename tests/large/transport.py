@@ -1,0 +1,157 @@
+"""What the workers do where it matters whose memory something lies in."""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import Any
+
+import numpy as np
+
+N = 100_000  # 800 kB of floats
+CACHE: dict[str, np.ndarray] = {}
+
+
+def fresh(i: int) -> np.ndarray:
+    return np.full(N, float(i))
+
+
+def argument(array: np.ndarray) -> np.ndarray:
+    return array
+
+
+def view_of_argument(array: np.ndarray) -> np.ndarray:
+    return array[10:-10]
+
+
+def cached(i: int) -> np.ndarray:
+    return CACHE.setdefault("all", np.arange(N, dtype=float))
+
+
+def slice_of_cached(i: int) -> np.ndarray:
+    return cached(i)[i : N - i]
+
+
+def small_slice_of_fresh(i: int) -> np.ndarray:
+    return np.full(10 * N, float(i))[:N]
+
+
+def large_slice_of_fresh(i: int) -> np.ndarray:
+    return np.full(N, float(i))[100:]
+
+
+def same_twice(i: int) -> list[np.ndarray]:
+    array = np.full(N, float(i))
+    return [array, array]
+
+
+def two_views(i: int) -> tuple[np.ndarray, np.ndarray]:
+    array = np.full(N, float(i))
+    return array[: N - 1], array[1:]
+
+
+def nested(i: int) -> dict[str, Any]:
+    return {"a": [np.full(N, float(i)), ("b", np.full((N, 2), i, dtype=np.int32))], "n": i}
+
+
+def kept_by_thread(i: int) -> np.ndarray:
+    array = np.zeros(N)
+    begun = threading.Event()
+
+    def write() -> None:
+        begun.set()
+        for value in range(1, 50):
+            array[:] = value
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    begun.wait(10)
+    return array
+
+
+def made_by_thread(i: int) -> np.ndarray:
+    made: list[np.ndarray] = []
+    thread = threading.Thread(target=lambda: made.append(np.full(N, float(i))))
+    thread.start()
+    thread.join()
+    return made.pop()
+
+
+def resized(i: int) -> np.ndarray:
+    array = np.full(N, float(i))
+    array.resize(2 * N, refcheck=False)
+    array[N:] = -1
+    array.resize(3 * N // 2, refcheck=False)
+    return array
+
+
+def shrunk(i: int) -> np.ndarray:
+    array = np.full(N, float(i))
+    array.resize(10, refcheck=False)
+    return array
+
+
+def zeros(i: int) -> np.ndarray:
+    np.full(N, 7.0)  # leaves its memory full of sevens
+    return np.zeros(N)
+
+
+def structured(i: int) -> np.ndarray:
+    array = np.zeros(N, dtype=[("a", "f8"), ("b", "i4")])
+    array["a"], array["b"] = i, i + 1
+    return array
+
+
+def masked(i: int) -> Any:
+    return np.ma.masked_equal(np.arange(N, dtype=float), float(i))
+
+
+def frame(i: int) -> Any:
+    import pandas
+
+    return pandas.DataFrame(np.full((N, 3), float(i)), columns=list("abc"))
+
+
+def write_and_tell(array: np.ndarray, i: int) -> float:
+    found = float(array[0])
+    array[:] = i + 1000
+    return found
+
+
+def first(array: np.ndarray) -> float:
+    return float(array[0])
+
+
+def total(array: np.ndarray) -> float:
+    return float(array.sum())
+
+
+def table_row(row: dict[str, Any]) -> float:
+    found = float(row["table"][row["i"]])
+    row["table"][row["i"]] = -1.0
+    return found
+
+
+def change_list(values: list[int], i: int) -> int:
+    values.append(i)
+    return len(values)
+
+
+def same_object(a: Any, b: Any) -> bool:
+    return a is b
+
+
+def length(values: Any, i: int) -> int:
+    return len(values)
+
+
+def forked_child_writes(array: np.ndarray) -> tuple[float, float]:
+    """What an argument and an array of the worker's own hold after a forked child wrote to both."""
+    own = np.full(N, 5.0)
+    child = os.fork()
+    if child == 0:
+        array[0] = own[0] = -1.0
+        np.full(N, 8.0)  # must not be placed in the parent's memory
+        os._exit(0)
+    os.waitpid(child, 0)
+    return float(array[0]), float(own[0])
