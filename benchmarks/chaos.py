@@ -1,0 +1,215 @@
+"""Maps of large mixed items while a killer strikes at random: `make chaos`, ARGS='--seconds 20 --seed 7'.
+
+Every result is compared with the for loop's. An item that its worker's death took with it is reported by the pool by
+name (`WorkerDied` in its place) and given to the pool again, so nothing may be missing in the end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import faulthandler
+import os
+import random
+import signal
+import sys
+import threading
+import time
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import psutil
+
+import forklift
+from tests import house
+
+METHODS = ("map", "imap", "imap_unordered", "starmap", "apply_async")
+KINDS = ("array", "bytes", "list", "frame", "small")
+#: Beyond this the run hangs: stacks are printed and the command fails.
+GRACE_SECONDS = 60.0
+#: So many strikes at one item in a row are beyond chance.
+ATTEMPTS_MAX = 50
+
+
+def make(index: int, kind: str) -> Any:
+    """An item that its index and kind determine."""
+    size = 1_000 + index * 7_919 % 200_000
+    if kind == "array":
+        return np.arange(size, dtype=np.float64) + index
+    if kind == "bytes":
+        return index.to_bytes(4, "little") * size
+    if kind == "list":
+        return [index, "text" * (size % 50), np.full(size, index), {"key": bytes(size)}]
+    if kind == "frame":
+        return pd.DataFrame({"a": np.arange(size) + index, "b": np.full(size, 0.5)})
+    return index
+
+
+def work(index: int, value: Any) -> tuple[int, Any]:
+    """Changes arguments in place, as a worker may: an item that is tried again must not show it."""
+    time.sleep(index * 31 % 10 / 1000)
+    if isinstance(value, np.ndarray):
+        value *= 2
+    elif isinstance(value, bytes):
+        value = value[::-1]
+    elif isinstance(value, list):
+        value[2] += 1
+    elif isinstance(value, pd.DataFrame):
+        value = value * 3
+    else:
+        value += 1
+    return index, value
+
+
+def work_on(item: tuple[int, Any]) -> tuple[int, Any]:
+    return work(*item)
+
+
+def same(left: Any, right: Any) -> bool:
+    if type(left) is not type(right):
+        return False
+    if isinstance(left, np.ndarray):
+        return bool(np.array_equal(left, right))
+    if isinstance(left, pd.DataFrame):
+        return bool(left.equals(right))
+    if isinstance(left, (list, tuple)):
+        return len(left) == len(right) and all(map(same, left, right))
+    return bool(left == right)
+
+
+class Killer(threading.Thread):
+    """Strikes a process of the pool at random moments, now and then the zygote."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__(name="killer", daemon=True)
+        self.random = random.Random(seed)
+        self.over = threading.Event()
+        self.strikes: Counter[str] = Counter()
+        self.failure: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            while not self.over.wait(self.random.uniform(0.05, 0.4)):
+                self.strike()
+        except BaseException as error:
+            self.failure = error
+            raise
+
+    def strike(self) -> None:
+        me = psutil.Process()
+        zygotes = me.children()
+        workers = [p for p in me.children(recursive=True) if p not in zygotes]
+        zygote = self.random.random() < 0.05
+        victims = zygotes if zygote else workers
+        if not victims:
+            return
+        victim = self.random.choice(victims)
+        way = self.random.choice(["KILL", "KILL", "TERM", "STOP then CONT", "STOP then KILL"])
+        try:
+            for step, name in enumerate(way.split(" then ")):
+                if step:
+                    self.over.wait(self.random.uniform(0.0, 0.5))
+                victim.send_signal(
+                    getattr(signal, "SIG" + name)
+                )  # psutil looks whether the pid is still its own
+        except psutil.NoSuchProcess:
+            return
+        self.strikes[("zygote " if zygote else "worker ") + way] += 1
+
+
+def call(pool: Any, method: str, items: list[tuple[int, Any]], chunksize: int | None) -> list[Any]:
+    """The outcomes of one call: results, or exceptions in their place; imap_unordered's in any order."""
+    if method == "starmap":
+        return list(pool.starmap(work, items, chunksize, on_error="return"))
+    if method == "apply_async":
+        outcomes: list[Any] = []
+        for pending in [pool.apply_async(work, item) for item in items]:
+            try:
+                outcomes.append(pending.get())
+            except forklift.WorkerDied as error:
+                outcomes.append(error)
+        return outcomes
+    return list(getattr(pool, method)(work_on, items, chunksize, on_error="return"))
+
+
+def one_round(pool: Any, dice: random.Random, counts: Counter[str]) -> None:
+    method, count = dice.choice(METHODS), dice.randrange(1, 60)
+    chunksize = dice.choice([None, 1, 7])
+    kinds = {index: dice.choice(KINDS) for index in range(count)}
+    shared = dice.random() < 0.5
+    counts["items"] += count
+    missing = set(kinds)
+    for attempt in range(ATTEMPTS_MAX):
+        if attempt:
+            counts["resubmitted"] += len(missing)
+        with forklift.shared_arrays() if shared else contextlib.nullcontext():
+            items = [(index, make(index, kinds[index])) for index in sorted(missing)]
+        outcomes = call(pool, method, items, chunksize)
+        if len(outcomes) != len(missing):
+            counts["lost silently"] += abs(len(missing) - len(outcomes))
+        for outcome in outcomes:
+            if isinstance(outcome, forklift.WorkerDied):
+                counts["lost by name"] += 1
+            elif isinstance(outcome, BaseException):
+                raise outcome
+            else:
+                index, _ = outcome
+                missing.discard(index)
+                if not same(outcome, work(index, make(index, kinds[index]))):
+                    counts["wrong"] += 1
+        if not missing:
+            return
+    counts["given up"] += len(missing)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=120.0)
+    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(2**32))
+    options = parser.parse_args()
+    print(f"seed {options.seed}", flush=True)
+    faulthandler.dump_traceback_later(options.seconds + GRACE_SECONDS, exit=True)
+    os.environ[house.MARK] = f"chaos-{os.getpid()}-{options.seed}"
+    before = house.look()
+    counts: Counter[str] = Counter()
+    dice, killer, end = (
+        random.Random(options.seed),
+        Killer(options.seed + 1),
+        time.monotonic() + options.seconds,
+    )
+    killer.start()
+    try:
+        while time.monotonic() < end:
+            # Half of the pools try items again by themselves; for the others this program does it.
+            with forklift.Pool(4, retries=dice.choice([0, 20])) as pool:
+                for _ in range(dice.randrange(1, 20)):
+                    one_round(pool, dice, counts)
+                    if time.monotonic() > end:
+                        break
+                counts["tried again"] += pool._counters()["retried"]
+    finally:
+        killer.over.set()
+        killer.join()
+        if counts["items"]:
+            print(f"strikes {killer.strikes.total()}: {dict(sorted(killer.strikes.items()))}")
+            for name in (
+                "items",
+                "tried again",
+                "lost by name",
+                "resubmitted",
+                "lost silently",
+                "wrong",
+                "given up",
+            ):
+                print(f"{name} {counts[name]}")
+    left = before.sweep(strict=True)
+    print(f"leaks {len(left)}", *left, sep="\n  ")
+    faulthandler.cancel_dump_traceback_later()
+    bad = counts["lost silently"] + counts["wrong"] + counts["given up"] + len(left)
+    return int(bool(bad or killer.failure))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
