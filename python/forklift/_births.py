@@ -18,8 +18,12 @@ from forklift import _native, _pickling, _reducers, _zygote
 _NOT_PRELOADED = {"builtins", "__main__", "__mp_main__"}
 
 
-def start_method(context: BaseContext | str | None) -> str:
-    """Return "zygote", "fork" or "spawn" for a context, a start method's name, or None."""
+def start_method(context: BaseContext | str | None, elsewhere: bool = False) -> str:
+    """Return "zygote", "fork" or "spawn" for a context, a start method's name, or None; "relays" for other machines."""
+    if elsewhere and context is None:
+        return "relays"
+    if elsewhere:
+        raise ValueError(f"context={context!r} starts workers on this machine: it excludes backend")
     method = context.get_start_method() if isinstance(context, BaseContext) else context
     if method is None or method == "forkserver":
         return "zygote"
@@ -77,9 +81,25 @@ def run_inherited(number: int) -> None:
     initializer(*arguments)
 
 
+def start(initializer: tuple[Any, ...] | None, **options: Any) -> _native.Pool:
+    """Start a native pool.
+
+    Raises:
+        EncodeError: for an initializer, or arguments, that cannot be pickled.
+    """
+    try:
+        return _native.Pool(initializer=initializer, **options)
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:
+        from forklift._failure import encode_error
+
+        raise encode_error(initializer, "(initializer, initargs)") from error
+
+
 def command(method: str) -> list[str]:
     """Return the command line of the interpreter that workers come from. It finds its socket as standard input."""
-    return [] if method == "fork" else _zygote.command_line(method)
+    return [] if method in ("fork", "relays") else _zygote.command_line(method)
 
 
 def environment(processes: int) -> list[tuple[str, str]]:

@@ -18,6 +18,7 @@ from forklift.result import (
 
 if TYPE_CHECKING:
     from forklift.pool import Pool
+    from forklift.report import Report
 
 T = TypeVar("T")
 Stream = TypeVar("Stream", bound=IMapIterator[Any])
@@ -47,6 +48,16 @@ def note(
     name = getattr(func, "__qualname__", None) or type(func).__qualname__
     choice = "" if call == "apply" else pool._inherit_choice
     pool._last_call = LastCall(job.telemetry(), call, name, pool._processes, size, total, choice)
+
+
+def report(last: LastCall | None) -> Report:
+    """See `Pool.report`."""
+    from forklift.report.figures import report
+
+    if last is None:
+        raise ValueError("there is nothing to report: this pool has made no call yet")
+    about = last._asdict()
+    return report(about.pop("telemetry").figures(), about)
 
 
 def map_(

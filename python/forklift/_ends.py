@@ -57,6 +57,8 @@ def _end_all() -> None:
             pool._state = TERMINATE
             _inherit.end(pool._crews)
             end(pool._native, pool._threads)
+            if pool._cluster is not None:
+                pool._cluster.close()
 
 
 def _leave_to_parent() -> None:

@@ -153,11 +153,15 @@ def end(crews: Iterable[Crew]) -> None:
 
 
 def check(inherit: object, method: str) -> None:
-    """Check the option, for a pool or a call. `method` is the pool's: "zygote", "fork" or "spawn"."""
+    """Check the option, for a pool or a call. `method` is the pool's: "zygote", "fork", "spawn" or "relays"."""
     if not (isinstance(inherit, bool) or inherit == "auto"):
         raise ValueError(f"inherit must be True, False or 'auto', not {inherit!r}")
     if inherit is True and method == "spawn":
         raise ValueError("inherit=True forks workers from this process, which context='spawn' forbids")
+    if inherit is True and method == "relays":
+        raise ValueError(
+            "inherit=True forks workers from this process, and those of backend are on other machines"
+        )
 
 
 def way(
@@ -222,6 +226,8 @@ def _auto(pool: Pool, iterable: object, blocking: bool) -> tuple[bool, str]:
 
     if len(items) < 2 or not _estimate.may_be_costly(items):
         return False, "copy: the items are few, or cheap to encode"
+    if pool._cluster is not None:
+        return False, "copy: the workers are on other machines"
     if not pool._inherit_free:
         return False, "copy: the pool has a context, an initializer or maxtasksperchild"
     if pool._shares:

@@ -11,6 +11,8 @@ from __future__ import annotations
 import os
 import weakref
 
+from forklift._native import departing
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -42,7 +44,8 @@ _mappings: weakref.WeakKeyDictionary[Any, Mapping | None] = weakref.WeakKeyDicti
 
 def reduce_mapped(obj: Any, numpy: Any) -> Any:
     """Reduce a `numpy.memmap`, or an array that is a view of one, to its place in the file; else `NotImplemented`."""
-    place = place_of(obj, numpy) if obj.nbytes >= MAPPED_BYTES_MIN else None
+    # Another machine has no such file, or another one of this name.
+    place = place_of(obj, numpy) if obj.nbytes >= MAPPED_BYTES_MIN and not departing() else None
     if place is None:
         return NotImplemented
     first, low, _ = extent(obj)

@@ -50,10 +50,16 @@ def unsendable_result(result: object, error: BaseException) -> Failure:
 
 def undecodable(what: str, error: BaseException) -> Failure:
     """Say that the function, or an item, could not be unpickled in the worker."""
+    import os
+
     from forklift._failure import pack_exception, words
     from forklift.errors import DecodeError
 
-    wrapped = DecodeError(f"{what} could not be rebuilt in the worker: {words(error)}", "worker")
+    node = os.environ.get("FORKLIFT_NODE")
+    place = "the worker" if node is None else f"a worker on node {node}"
+    wrapped = DecodeError(f"{what} could not be rebuilt in {place}: {words(error)}", "worker")
+    if node is not None and isinstance(error, ImportError):
+        wrapped.add_note(f"forklift: what {what} needs has to be installed on the nodes of the cluster too")
     wrapped.__cause__ = error
     return Failure(pack_exception(wrapped))
 
@@ -183,6 +189,8 @@ def births_died(pid: int | None, exitcode: int | None, evidence: tuple[str, str]
     """Say how workers die before they are ready."""
     from forklift.errors import death_in_words
 
+    if evidence is not None and evidence[0] == "told":
+        return births_failed(evidence[1])
     return births_failed(
         "one after the other died before it was ready, in the initializer or at its start; "
         f"the last, with pid {pid}: {death_in_words(exitcode, evidence)}"

@@ -21,6 +21,8 @@ import _thread
 import array
 import sys
 
+from forklift._native import departing
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -253,6 +255,8 @@ def _reduce_descriptor(obj: Any) -> Any:
     """
     if getattr(asking, "whether", False):
         raise RuntimeError(f"{type(obj).__name__} objects reach several workers through inheritance only")
+    if departing():
+        raise TypeError(f"a {type(obj).__name__} is open on this machine, and cannot be sent to another one")
     from multiprocessing.reduction import ForkingPickler
 
     reduce = ForkingPickler._extra_reducers.get(type(obj))  # type: ignore[attr-defined]

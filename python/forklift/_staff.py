@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from forklift import _native
+
+if TYPE_CHECKING:
+    from forklift.backends.cluster import Cluster
 
 _RSS = {"RssAnon:": 0, "RssFile:": 1, "RssShmem:": 2}
 
@@ -24,14 +27,18 @@ class Worker(NamedTuple):
     """Resident memory that is its own."""
     shared_bytes: int
     """Resident memory that it has in common with others: payload, results, libraries."""
+    node: str = ""
+    """Of a worker on another machine, which: then its pid and its memory are not known here."""
 
 
-def workers(native: _native.Pool) -> list[Worker]:
+def workers(native: _native.Pool, cluster: Cluster | None = None) -> list[Worker]:
     """Return the workers of a pool, by seat. Those that are leaving are listed beside their successors."""
     found = []
+    nodes = [] if cluster is None else cluster.nodes()
     for slot, _generation, pid, state, tasks, _held in native.staff():
         private, file, shmem = (0, 0, 0) if pid is None else resident(pid)
-        found.append(Worker(slot, pid, state, tasks, private, file + shmem))
+        node = nodes[slot] if slot < len(nodes) else ""
+        found.append(Worker(slot, pid, state, tasks, private, file + shmem, node))
     return found
 
 

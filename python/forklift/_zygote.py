@@ -144,6 +144,8 @@ def preparation(preload: Iterable[str] = ()) -> bytes:
         cwd = None
     facts: dict[str, Any] = {
         "pid": os.getpid(),
+        # Whose definitions are known by their identity when they come back.
+        "origin": os.getpid(),
         "path": [cwd if entry == "" and cwd else entry for entry in sys.path],
         "argv": list(getattr(sys, "argv", [])),
         "cwd": cwd,
@@ -391,7 +393,7 @@ class _Zygote:
             gc.enable()
             from forklift import _byvalue
 
-            _byvalue.become_worker(self.facts["pid"])
+            _byvalue.become_worker(self.facts["origin"])
             code = _worker.main(channel_fd, life_fd, slot, self.facts["pid"], self.facts["authkey"])
         except BaseException as error:
             code = _report(error)

@@ -59,7 +59,7 @@ def map_blocks(
     if out is not None and out is not False:
         if combine != "concat":
             raise ValueError("combine and out exclude each other: with out, results are put into it")
-        results = Out(cut, axis, out, terms, pool._processes)
+        results = Out(cut, axis, out, terms, pool._processes, pool._cluster is None)
     elif callable(combine):
         results = Reduced(combine)
     else:
@@ -272,7 +272,9 @@ class Reduced(_Results):
 class Out(_Results):
     """Results in one array, written there by the workers if they can be shown its memory, else here."""
 
-    def __init__(self, cut: _cuts.Cut, axis: int, out: Any, terms: Terms, workers: int) -> None:
+    def __init__(
+        self, cut: _cuts.Cut, axis: int, out: Any, terms: Terms, workers: int, reached: bool
+    ) -> None:
         import numpy
 
         if isinstance(cut, _cuts.Lines):
@@ -283,6 +285,8 @@ class Out(_Results):
         self._before = (slice(None),) * axis
         self._axis = axis
         self._workers = workers
+        # Whether workers can be shown our memory.
+        self._reached = reached
         # Blocks whose workers were given their part.
         self._written: set[int] = set()
         self._array: Any = None
@@ -304,10 +308,11 @@ class Out(_Results):
 
     def wants_first(self, sent: int) -> bool:
         # One for each worker, which come back as results, to learn what array it takes.
-        return self._array is None and sent >= self._workers
+        return self._reached and self._array is None and sent >= self._workers
 
     def item(self, block: Any, start: int, stop: int) -> Any:
-        place = None if self._array is None else _places.place(self._part(start, stop), True)
+        shown = self._reached and self._array is not None
+        place = _places.place(self._part(start, stop), True) if shown else None
         if place is not None:
             self._written.add(start)
         return block, place

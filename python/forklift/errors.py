@@ -361,6 +361,8 @@ def death_in_words(exitcode: int | None, evidence: tuple[str, str] | None = None
     """
     if evidence is not None and evidence[0] == "expelled":
         return f"forklift itself killed it, since it could not be dealt with: {evidence[1]}"
+    if evidence is not None and evidence[0] == "told":
+        return evidence[1]
     if exitcode is None:
         return "it vanished, and nobody could collect its exit code"
     if exitcode < 0:

@@ -11,16 +11,17 @@ from multiprocessing.context import BaseContext
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
-from forklift import _births, _budget, _calls, _ends, _inherit, _native, _options, _staff, blocks
+from forklift import _births, _budget, _calls, _ends, _inherit, _native, _options, _staff, backends, blocks
 from forklift._calls import APPLY, ONE, STAR
 from forklift._ends import TERMINATE
 from forklift._options import OnError
 from forklift._progress import Progress
 from forklift._staff import Worker
 from forklift.result import ApplyResult, AsyncResult, IMapIterator, IMapUnorderedIterator
-from forklift.shared import Shared
+from forklift.shared import Shared, share
 
 if TYPE_CHECKING:
+    from forklift.backends.cluster import Cluster
     from forklift.report import Report
 
 S = TypeVar("S")
@@ -91,9 +92,13 @@ class Pool:
             rate, time that remains and payload, on the terminal or in the notebook; nothing where standard error is
             neither. A callable is called as `progress(done, total)` in any case, at the begin and whenever items are
             done; total is None while it is unknown.
+        backend: "local": workers of this machine; "ray" (a running Ray, or one of its own) or "ray://host:port"; "dask"
+            (the current client, or a cluster of its own) or "tcp://host:port", or a `distributed.Client`: workers of
+            that cluster, by default as many as it has cores. docs/scale-out.md says what differs.
 
     Raises:
         ValueError, TypeError: for a bad argument, before any process is started.
+        ForkliftError: for a cluster that cannot be reached.
     """
 
     # Where the files lie by which the kernel tells of memory and pressure; tests have a machine of their own.
@@ -116,24 +121,35 @@ class Pool:
         task_timeout: float | None = None,
         preload: Iterable[str] = (),
         progress: Progress = False,
+        backend: Any = backends.LOCAL,
     ) -> None:
         self._state = RUN
         self._native: _native.Pool | None = None
         self._threads: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
         self._crews: set[_inherit.Crew] = set()
-        processes = _native.cores() if processes is None else _options.processes(processes)
+        self._cluster: Cluster | None = None
+        _options.processes(1 if processes is None else processes)
         _options.tasks(maxtasksperchild)
         if initializer is not None and not callable(initializer):
             raise TypeError("initializer must be a callable")
         terms = _options.Terms(on_error, inherit, retries, task_timeout, progress).check()
         modules = _births.module_names(preload)
-        method = _births.start_method(context)
+        method = _births.start_method(context, elsewhere=backends.check(backend) != backends.LOCAL)
         _inherit.check(inherit, method)
         start = self._initializer = None if initializer is None else (initializer, tuple(initargs))
-        if start is not None and context is None and _births.must_be_inherited(start):
+        if start is not None and context is None and method == "zygote" and _births.must_be_inherited(start):
             method = "fork"
         if start is not None and method == "fork":
             start = _births.inherited(self, start)
+        limit = (
+            None if worker_memory_limit is None else _options.size("worker_memory_limit", worker_memory_limit)
+        )
+        _budget.shares(1, memory_limit, spill_dir)  # Checks both, before anything is started.
+        if method == backends.RELAYS:
+            self._cluster = backends.cluster(backend, processes, maxtasksperchild, limit)
+            # The nodes see to it.
+            processes, maxtasksperchild, limit = self._cluster.processes, None, None
+        processes = processes or _native.cores()
         budget = _budget.shares(processes, memory_limit, spill_dir)
         self._processes = processes
         self._own_terms = terms
@@ -146,16 +162,15 @@ class Pool:
         self._plan = {
             "processes": processes,
             "maxtasksperchild": maxtasksperchild,
-            "worker_memory_limit": None
-            if worker_memory_limit is None
-            else _options.size("worker_memory_limit", worker_memory_limit),
+            "worker_memory_limit": limit,
             **budget,
+            **backends.costs(self._cluster),
         }
         self._preload = set(modules)
         self._collector: threading.Thread | None = None
         self._callbacks: dict[int, ApplyResult[Any]] = {}
         self._lock = threading.Lock()
-        self._native = self._start(
+        self._native = _births.start(
             start,
             origin=method,
             command=_births.command(method),
@@ -165,20 +180,12 @@ class Pool:
             **self._plan,
         )
         _ends.pools.add(self)
-        if method == "fork":
+        if self._cluster is not None:
+            self._cluster.serve(self._native, self._threads, self._preload)
+        elif method == "fork":
             _births.serve_forks(self._native)
         if initializer is not None:
             self._native.want()
-
-    def _start(self, start: tuple[Any, ...] | None, **options: Any) -> _native.Pool:
-        try:
-            return _native.Pool(initializer=start, **options)
-        except (OSError, MemoryError):
-            raise
-        except Exception as error:
-            from forklift._failure import encode_error
-
-            raise encode_error(start, "(initializer, initargs)") from error
 
     def _environment(self, processes: int) -> list[tuple[str, str]]:
         """Return the variables that are set for workers before any library is loaded there."""
@@ -423,14 +430,21 @@ class Pool:
         if modules:
             self._preload |= modules
             native.preload(_births.pickled_names(modules))
+        limits = (options.pop("retries", 0), options.pop("task_timeout", None))
         try:
-            return native.open(
+            job = native.open(
                 (func, shape),
                 items=items,
                 chunksize=chunksize,
                 held=type(sample) in _options.HELD,
+                retries=limits[0],
+                # Whoever sees the workers looks at their time.
+                task_timeout=None if self._cluster is not None else limits[1],
                 **options,
             )
+            if self._cluster is not None:
+                self._cluster.note(job.id(), *limits)
+            return job
         except Exception as error:
             from forklift._outcome import unsendable_function
 
@@ -468,14 +482,7 @@ class Pool:
         Raises:
             EncodeError: for a value that cannot be pickled.
         """
-        native = self._check_running()
-        try:
-            key = native.share(value)
-        except Exception as error:
-            from forklift._failure import encode_error
-
-            raise encode_error(value, "value") from error
-        shared = Shared(native, key, value)
+        shared = share(self._check_running(), value)
         self._shares.add(shared)
         return shared
 
@@ -486,7 +493,7 @@ class Pool:
 
         Not in `multiprocessing`.
         """
-        return _staff.workers(self._check_running())
+        return _staff.workers(self._check_running(), self._cluster)
 
     def resize(self, processes: int) -> None:
         """Change the number of workers. More are born as they are needed; those that are too many finish what they do.
@@ -499,6 +506,8 @@ class Pool:
         native = self._check_running()
         self._processes = _options.processes(processes)
         self._plan["processes"] = processes
+        if self._cluster is not None:
+            self._cluster.resize(processes)
         native.resize(processes)
 
     def report(self) -> Report:
@@ -512,12 +521,7 @@ class Pool:
         Raises:
             ValueError: if the pool has made no call yet.
         """
-        from forklift.report.figures import report
-
-        if self._last_call is None:
-            raise ValueError("there is nothing to report: this pool has made no call yet")
-        last = self._last_call._asdict()
-        return report(last.pop("telemetry").figures(), last)
+        return _calls.report(self._last_call)
 
     def _counters(self) -> dict[str, int]:
         """Count what the pool has done: births, messages, chunks, bytes by the way they took."""

@@ -11,7 +11,7 @@ from forklift import _native
 
 T = TypeVar("T")
 
-__all__ = ["Shared", "shared_arrays"]
+__all__ = ["Shared", "share", "shared_arrays"]
 
 
 class Shared(Generic[T]):
@@ -44,6 +44,17 @@ class Shared(Generic[T]):
 
     def __repr__(self) -> str:
         return f"<forklift.Shared {type(self.value).__name__}{'' if self._close.alive else ' (closed)'}>"
+
+
+def share(pool: _native.Pool, value: T) -> Shared[T]:
+    """See `Pool.share`."""
+    try:
+        key = pool.share(value)
+    except Exception as error:
+        from forklift._failure import encode_error
+
+        raise encode_error(value, "value") from error
+    return Shared(pool, key, value)
 
 
 def _unshare(pool: _native.Pool, key: int) -> None:

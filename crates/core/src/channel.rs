@@ -88,6 +88,12 @@ impl ParentEnd {
         Ok(())
     }
 
+    /// Closes the channel for both ends: what has come can still be received, and then its end of file.
+    pub fn shut(&self) {
+        // One that is closed already is what we want.
+        let _ = rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Both);
+    }
+
     /// Whether packets wait for room: then watch for writability as well.
     #[must_use]
     pub fn congested(&self) -> bool {
@@ -149,10 +155,33 @@ impl WorkerEnd {
     /// # Errors
     /// [`Error::Gone`] when the parent is; otherwise what the system says.
     pub fn receive(&mut self, patience: Option<Duration>) -> Result<Option<Packet>> {
+        self.wait_and_receive(None, patience)
+    }
+
+    /// As [`WorkerEnd::receive`], but returns `None` also when the other descriptor becomes readable.
+    ///
+    /// # Errors
+    /// As [`WorkerEnd::receive`].
+    pub fn receive_or(
+        &mut self,
+        other: BorrowedFd<'_>,
+        patience: Option<Duration>,
+    ) -> Result<Option<Packet>> {
+        self.wait_and_receive(Some(other), patience)
+    }
+
+    fn wait_and_receive(
+        &mut self,
+        other: Option<BorrowedFd<'_>>,
+        patience: Option<Duration>,
+    ) -> Result<Option<Packet>> {
         let timeout = patience.map(timespec);
-        let mut watched = [PollFd::new(&self.socket, PollFlags::IN)];
+        let socket = self.socket.as_fd();
+        let mut watched =
+            [socket, other.unwrap_or(socket)].map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
         match rustix::event::poll(&mut watched, timeout.as_ref()) {
             Ok(0) | Err(Errno::INTR) => return Ok(None),
+            Ok(_) if watched[0].revents().is_empty() => return Ok(None),
             Ok(_) => {}
             Err(errno) => return Err(system("wait for the parent")(errno)),
         }

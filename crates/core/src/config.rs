@@ -24,6 +24,9 @@ pub struct SchedulerConfig {
     /// What one message is taken to cost whatever it carries (both ways, with the wake-ups) until that is learned; chunks
     /// grow until it is small against the work in them.
     pub message_cost: Duration,
+    /// Two pieces at one worker are together no longer than this: about a hundred times what the wait for a message
+    /// costs, so more would win nothing; and if they turn out long after all, little was bound too early.
+    pub brief: Duration,
     /// `maxtasksperchild`: calls of the function after which a worker leaves.
     pub tasks_per_worker: Option<u64>,
 }
@@ -70,6 +73,7 @@ impl Default for SchedulerConfig {
             chunk_bytes_max: 512 << 10,
             result_bytes_max: 4 << 20,
             message_cost: Duration::from_micros(60),
+            brief: Duration::from_millis(10),
             tasks_per_worker: None,
         }
     }

@@ -205,6 +205,8 @@ pub(crate) struct Worker {
     pub(crate) footprint: Option<Footprint>,
     /// Killed by us, for this reason.
     pub(crate) expelled: Option<Arc<str>>,
+    /// What stood in for it has said why it ends.
+    pub(crate) account: Option<Arc<str>>,
     /// Ordered to die before it was born.
     pub(crate) doomed: bool,
     pub(crate) status: Option<i32>,
@@ -260,6 +262,7 @@ impl Worker {
             excess: None,
             footprint: None,
             expelled: None,
+            account: None,
             doomed: false,
             status: None,
             hung_up: false,
@@ -375,6 +378,7 @@ impl Worker {
 
     pub(crate) fn kill(&mut self) {
         match &self.process {
+            Some(process) if process.is_elsewhere() => self.channel.shut(),
             Some(process) => process.kill(),
             None => self.doomed = true,
         }

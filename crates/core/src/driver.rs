@@ -93,10 +93,14 @@ struct Chunk {
     first: u64,
     items: u32,
     payload: Payload,
+    /// Items of the payload before its first.
+    lead: u32,
     /// Whether its feed keeps the items, and can encode them again, one by one.
     retained: bool,
     /// It was encoded again: its items are apart.
     divided: bool,
+    /// What was encoded together could not be decoded, so that it has to be encoded apart.
+    apart: bool,
 }
 
 /// A job that is not finished.
@@ -375,7 +379,7 @@ impl Driver {
     fn grant_request(&mut self, request: Request) {
         match request {
             Request::Open { handle, spec, function, recorder } => self.open(handle, spec, function, recorder),
-            Request::Submit { job, chunk, first, items, payload, retained } => {
+            Request::Submit { job, chunk, first, items, payload, lead, retained } => {
                 self.counters.chunks += 1;
                 self.figures.submitted += u64::from(items);
                 let flow = self.count_payload(&payload);
@@ -383,7 +387,9 @@ impl Driver {
                     job.recorder.submitted(items, flow);
                 }
                 let bytes = payload.bytes();
-                self.chunks.insert(chunk, Chunk { job, first, items, payload, retained, divided: false });
+                let (divided, apart) = (false, false);
+                self.chunks
+                    .insert(chunk, Chunk { job, first, items, payload, lead, retained, divided, apart });
                 self.events.push_back(Event::Submitted { job, chunk, first, items, bytes });
             }
             Request::Restore { chunk, payload } => {

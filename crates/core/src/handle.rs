@@ -23,6 +23,8 @@ pub enum Cause {
     Sent,
     /// We killed it: it broke the rules of the channel, or could not be reached.
     Expelled(Arc<str>),
+    /// What stood in for it, a worker elsewhere, has said this.
+    Told(Arc<str>),
 }
 
 /// How a worker ended.
@@ -123,7 +125,12 @@ pub enum Turn {
     /// Pull so many items and submit them as one chunk.
     Feed(u32),
     /// Encode this chunk again: a worker died that may have written to it.
-    Restore(ChunkId),
+    Restore {
+        /// Which.
+        chunk: ChunkId,
+        /// Its items could not be decoded together, so that each has to be encoded by itself.
+        apart: bool,
+    },
     /// Results have come.
     Answer(Answer),
     /// All has been answered and taken.
@@ -158,7 +165,7 @@ pub struct Handle {
 struct State {
     granted: u32,
     items: u32,
-    restore: VecDeque<ChunkId>,
+    restore: VecDeque<(ChunkId, bool)>,
     /// By index of their first item; none overlap.
     answers: BTreeMap<u64, Answer>,
     answered: u64,
@@ -194,8 +201,8 @@ impl Handle {
     }
 
     /// Driver: a chunk has to be encoded again.
-    pub(crate) fn restore(&self, chunk: ChunkId) {
-        self.lock().restore.push_back(chunk);
+    pub(crate) fn restore(&self, chunk: ChunkId, apart: bool) {
+        self.lock().restore.push_back((chunk, apart));
         self.changed.notify_all();
     }
 
@@ -259,18 +266,18 @@ impl Handle {
 impl State {
     fn take(&mut self, feeding: bool, taking: Taking) -> Option<Turn> {
         if !self.finished && feeding {
-            if let Some(chunk) = self.restore.pop_front() {
-                return Some(Turn::Restore(chunk));
+            if let Some((chunk, apart)) = self.restore.pop_front() {
+                return Some(Turn::Restore { chunk, apart });
             }
             if self.granted > 0 {
                 self.granted -= 1;
                 return Some(Turn::Feed(self.items));
             }
         } else if !self.finished
-            && let Some(chunk) = self.restore.pop_front()
+            && let Some((chunk, apart)) = self.restore.pop_front()
         {
             // Whoever still holds the items may be past feeding.
-            return Some(Turn::Restore(chunk));
+            return Some(Turn::Restore { chunk, apart });
         }
         let answer = match taking {
             Taking::Nothing => None,

@@ -22,7 +22,7 @@ pub(crate) enum Request {
     /// A job begins.
     Open { handle: Arc<Handle>, spec: JobSpec, function: Payload, recorder: Arc<Recorder> },
     /// A chunk was encoded.
-    Submit { job: JobId, chunk: ChunkId, first: u64, items: u32, payload: Payload, retained: bool },
+    Submit { job: JobId, chunk: ChunkId, first: u64, items: u32, payload: Payload, lead: u32, retained: bool },
     /// A chunk was encoded again.
     Restore { chunk: ChunkId, payload: Payload },
     /// A value that the job's items (or, if it is 0, anybody's) refer to by its key.

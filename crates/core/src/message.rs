@@ -15,7 +15,7 @@ use std::time::Duration;
 
 /// Raised whenever a message changes its form; both ends come from one build, so it only guards against a worker
 /// that imported another installation.
-pub const VERSION: u16 = 2;
+pub const VERSION: u16 = 3;
 
 /// From the parent to one worker.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -158,6 +158,11 @@ pub enum ToParent {
         /// Which.
         spans: Vec<Span>,
     },
+    /// From a worker elsewhere, last: it is no more.
+    Lost {
+        /// Why, in words.
+        reason: String,
+    },
     /// A message too long for a packet: read it here.
     Long {
         /// Where it lies.
@@ -288,6 +293,9 @@ impl ToParent {
             Self::Release { spans } => {
                 out.u8(b'g').spans(spans);
             }
+            Self::Lost { reason } => {
+                out.u8(b'd').text(reason);
+            }
             Self::Long { span } => {
                 out.u8(b'l').span(*span);
             }
@@ -322,6 +330,7 @@ impl ToParent {
             b'o' => Self::Outgrown { own_bytes: from.u64()? },
             b's' => Self::Surrendered { chunk: ChunkId(from.u64()?) },
             b'g' => Self::Release { spans: from.spans()? },
+            b'd' => Self::Lost { reason: from.text()? },
             b'l' => Self::Long { span: from.span()? },
             _ => return Err(Error::Malformed("unknown kind of message to the parent")),
         };
@@ -371,17 +380,22 @@ impl Writer {
     }
 
     fn shift(&mut self, shift: &Shift) -> &mut Self {
-        let Shift { begun, waited, packing, sending, cpu, helpers, longest, samples, imported } = shift;
+        let Shift { begun, waited, packing, sending, crossing, cpu, helpers, longest, samples, imported } =
+            shift;
         self.u64(begun.0);
-        for duration in [waited, packing, sending, cpu, helpers, &longest.1] {
+        for duration in [waited, packing, sending, crossing, cpu, helpers, &longest.1] {
             self.duration(*duration);
         }
         self.u32(longest.0).length(samples.len());
         for (nanos, count) in samples {
             self.u64(*nanos).u32(*count);
         }
-        self.length(imported.len());
-        self.0.extend(imported.as_bytes());
+        self.text(imported)
+    }
+
+    fn text(&mut self, text: &str) -> &mut Self {
+        self.length(text.len());
+        self.0.extend(text.as_bytes());
         self
     }
 
@@ -476,17 +490,20 @@ impl<'a> Reader<'a> {
 
     fn shift(&mut self) -> Result<Shift> {
         let begun = Time(self.u64()?);
-        let mut durations = [Duration::ZERO; 6];
+        let mut durations = [Duration::ZERO; 7];
         for duration in &mut durations {
             *duration = self.duration()?;
         }
-        let [waited, packing, sending, cpu, helpers, longest] = durations;
+        let [waited, packing, sending, crossing, cpu, helpers, longest] = durations;
         let longest = (self.u32()?, longest);
         let samples = self.list(12, |from| Ok((from.u64()?, from.u32()?)))?;
+        let imported = self.text()?;
+        Ok(Shift { begun, waited, packing, sending, crossing, cpu, helpers, longest, samples, imported })
+    }
+
+    fn text(&mut self) -> Result<String> {
         let length = self.u32()? as usize;
-        let imported = String::from_utf8(self.take(length)?.to_vec());
-        let imported = imported.map_err(|_| Error::Malformed("names that are no text"))?;
-        Ok(Shift { begun, waited, packing, sending, cpu, helpers, longest, samples, imported })
+        String::from_utf8(self.take(length)?.to_vec()).map_err(|_| Error::Malformed("text that is none"))
     }
 
     fn part(&mut self) -> Result<Part> {

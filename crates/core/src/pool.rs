@@ -147,8 +147,21 @@ impl Pool {
     /// Submits one granted chunk. `retained`: its items are kept, and can be encoded again one by one when a
     /// [`crate::handle::Turn::Restore`] asks for it.
     pub fn submit(&self, job: JobId, first: u64, items: u32, payload: Payload, retained: bool) -> ChunkId {
+        self.submit_rest(job, first, items, payload, 0, retained)
+    }
+
+    /// As [`Pool::submit`], for a payload that has `lead` items before those that are wanted.
+    pub fn submit_rest(
+        &self,
+        job: JobId,
+        first: u64,
+        items: u32,
+        payload: Payload,
+        lead: u32,
+        retained: bool,
+    ) -> ChunkId {
         let chunk = ChunkId(self.chunks.fetch_add(1, Ordering::Relaxed));
-        self.mailbox.send(Request::Submit { job, chunk, first, items, payload, retained });
+        self.mailbox.send(Request::Submit { job, chunk, first, items, payload, lead, retained });
         chunk
     }
 

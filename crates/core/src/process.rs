@@ -1,4 +1,5 @@
-//! Births and deaths of child processes: the zygote, fresh interpreters, forks of the user's process.
+//! Births and deaths of child processes: the zygote, fresh interpreters, forks of the user's process; and workers that
+//! are no processes of this machine, for which a thread of ours stands in.
 //!
 //! Only this file names a pid. A child is born with two descriptors: its end of the channel, and the read end of a
 //! pipe whose write end only this process holds (its *life*): the kernel kills the child when that end closes,
@@ -51,6 +52,8 @@ pub enum Origin {
     Spawn(Recipe),
     /// Forked from the user's process by the given function, which reports to the pool how it went.
     Fork(Box<dyn Fn(ForkOrder) + Send>),
+    /// Elsewhere: the given function has a thread serve the channel, which ends when the worker does.
+    Relays(Box<dyn Fn(ForkOrder) + Send>),
 }
 
 /// What a birthplace has to tell.
@@ -84,7 +87,8 @@ pub enum Notice {
 /// A living child.
 #[derive(Debug)]
 pub struct Process {
-    pid: Pid,
+    /// None for a worker elsewhere.
+    pid: Option<Pid>,
     /// Absent where the kernel has none (before 5.3, or under seccomp).
     pidfd: Option<OwnedFd>,
     /// Whether it is our own child, so that we must reap it.
@@ -98,13 +102,25 @@ impl Process {
     /// For a number that cannot be a pid.
     pub fn new(pid: u32, own: bool) -> Result<Self> {
         let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(Error::Malformed("not a pid"))?;
-        Ok(Self { pid, pidfd: rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok(), own })
+        Ok(Self { pid: Some(pid), pidfd: rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok(), own })
     }
 
-    /// Its number.
+    /// A worker that is no process of this machine: its channel is all there is of it.
     #[must_use]
-    pub fn pid(&self) -> u32 {
-        self.pid.as_raw_nonzero().get().unsigned_abs()
+    pub fn elsewhere() -> Self {
+        Self { pid: None, pidfd: None, own: false }
+    }
+
+    /// Whether it is no process of this machine. Then it cannot be killed, only hung up on.
+    #[must_use]
+    pub fn is_elsewhere(&self) -> bool {
+        self.pid.is_none()
+    }
+
+    /// Its number, if it is a process of this machine.
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
+        self.pid.map(|pid| pid.as_raw_nonzero().get().unsigned_abs())
     }
 
     /// What becomes readable when it ends.
@@ -116,9 +132,10 @@ impl Process {
     /// Sends SIGKILL. One that is gone already is no error.
     pub fn kill(&self) {
         // A child that cannot be killed (it is gone, or changed its user) shows in its channel or its silence.
-        let _ = match &self.pidfd {
-            Some(pidfd) => rustix::process::pidfd_send_signal(pidfd, Signal::KILL),
-            None => rustix::process::kill_process(self.pid, Signal::KILL),
+        let _ = match (&self.pidfd, self.pid) {
+            (Some(pidfd), _) => rustix::process::pidfd_send_signal(pidfd, Signal::KILL),
+            (None, Some(pid)) => rustix::process::kill_process(pid, Signal::KILL),
+            (None, None) => Ok(()),
         };
     }
 
@@ -130,7 +147,7 @@ impl Process {
         }
         let id = match &self.pidfd {
             Some(pidfd) => WaitId::PidFd(pidfd.as_fd()),
-            None => WaitId::Pid(self.pid),
+            None => WaitId::Pid(self.pid?),
         };
         let status = rustix::process::waitid(id, WaitIdOptions::EXITED | WaitIdOptions::NOHANG).ok()??;
         status.exit_status().or_else(|| status.terminating_signal().map(|signal| -signal))
@@ -151,34 +168,49 @@ pub fn private_descriptors() -> Vec<RawFd> {
     private().iter().copied().collect()
 }
 
+/// Forks of this process have to close a descriptor for as long as this lives. It must be dropped before that is closed.
+#[derive(Debug)]
+pub struct Secret(RawFd);
+
+impl Secret {
+    /// Marks it.
+    pub fn new(descriptor: impl AsFd) -> Self {
+        let number = descriptor.as_fd().as_raw_fd();
+        private().insert(number);
+        Self(number)
+    }
+}
+
+impl Drop for Secret {
+    fn drop(&mut self) {
+        private().remove(&self.0);
+    }
+}
+
 /// A descriptor that forks of this process have to close; it is known as such for as long as this lives.
 #[derive(Debug)]
-pub struct Private<T: AsFd>(T);
+pub struct Private<T: AsFd> {
+    _secret: Secret,
+    descriptor: T,
+}
 
 impl<T: AsFd> Private<T> {
     /// Marks it.
     pub fn new(descriptor: T) -> Self {
-        private().insert(descriptor.as_fd().as_raw_fd());
-        Self(descriptor)
-    }
-}
-
-impl<T: AsFd> Drop for Private<T> {
-    fn drop(&mut self) {
-        private().remove(&self.0.as_fd().as_raw_fd());
+        Self { _secret: Secret::new(&descriptor), descriptor }
     }
 }
 
 impl<T: AsFd> std::ops::Deref for Private<T> {
     type Target = T;
     fn deref(&self) -> &T {
-        &self.0
+        &self.descriptor
     }
 }
 
 impl<T: AsFd> std::ops::DerefMut for Private<T> {
     fn deref_mut(&mut self) -> &mut T {
-        &mut self.0
+        &mut self.descriptor
     }
 }
 
@@ -265,6 +297,10 @@ impl Birthplace {
             Origin::Fork(order) => {
                 order(ForkOrder { worker, channel, life });
                 Ok(None)
+            }
+            Origin::Relays(order) => {
+                order(ForkOrder { worker, channel, life });
+                Ok(Some(Notice::Born { worker, child: Process::elsewhere() }))
             }
         }
     }
@@ -374,7 +410,7 @@ fn notice(packet: channel::Packet) -> Result<Option<Notice>> {
     match tag {
         b'b' => {
             let pid = i32::try_from(word(2)?).ok().and_then(Pid::from_raw).ok_or_else(malformed)?;
-            let child = Process { pid, pidfd: packet.descriptors.into_iter().next(), own: false };
+            let child = Process { pid: Some(pid), pidfd: packet.descriptors.into_iter().next(), own: false };
             Ok(Some(Notice::Born { worker, child }))
         }
         b'f' => {

@@ -5,7 +5,7 @@
 
 use crate::channel::{PACKET_BYTES_MAX, Packet, WorkerEnd};
 use crate::commons::{Holdings, Shared};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, system};
 use crate::event::Spent;
 use crate::footprint::Footprint;
 use crate::id::{ChunkId, JobId, Time, WorkerId};
@@ -13,7 +13,8 @@ use crate::message::{ToParent, ToWorker, VERSION};
 use crate::payload::{Loans, Parcel, Payload};
 use crate::telemetry::{Shift, clock};
 use forklift_shm::{Arena, ArenaLimits, Ledger, Mark, Phase, Scoreboard, Segment, SegmentId};
-use rustix::fd::OwnedFd;
+use rustix::event::EventfdFlags;
+use rustix::fd::{AsFd, OwnedFd};
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
@@ -97,6 +98,32 @@ pub struct Done {
     pub spent: Spent,
     /// Where else. What copying and sending took is added to it here.
     pub shift: Shift,
+}
+
+/// What interrupts a station's [wait](Station::receive_or). Any thread may ring.
+#[derive(Debug)]
+pub struct Bell(OwnedFd);
+
+impl Bell {
+    /// One that has not rung.
+    ///
+    /// # Errors
+    /// When no descriptor can be had.
+    pub fn new() -> Result<Self> {
+        let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
+        Ok(Self(rustix::event::eventfd(0, flags).map_err(system("make an eventfd"))?))
+    }
+
+    /// Has the wait return, now or when it begins.
+    pub fn ring(&self) {
+        // It can only fail for having rung 2^64 times.
+        let _ = rustix::io::write(&self.0, &1u64.to_ne_bytes());
+    }
+
+    fn quiet(&self) {
+        // It can only fail for not having rung.
+        let _ = rustix::io::read(&self.0, &mut [0; 8]);
+    }
 }
 
 /// A worker's place in the pool.
@@ -192,6 +219,36 @@ impl Station {
                 return Ok(order);
             }
         }
+    }
+
+    /// As [`Station::receive`], for one that stands in for a worker elsewhere: returns [`Order::Pause`] also when the
+    /// bell has rung.
+    ///
+    /// # Errors
+    /// As [`Station::receive`].
+    pub fn receive_or(&mut self, bell: &Bell) -> Result<Order> {
+        let holding = self.holdings.returns.expected();
+        let patience = if holding { RETURN_INTERVAL } else { TRIM_AFTER };
+        let packet = self.channel.receive_or(bell.0.as_fd(), Some(patience))?;
+        bell.quiet();
+        match packet {
+            Some(packet) => Ok(self.accept(packet)?.unwrap_or(Order::Pause)),
+            None => {
+                self.rest()?;
+                Ok(Order::Pause)
+            }
+        }
+    }
+
+    /// Says why the worker elsewhere is no more, and at which item it may have been. Then the channel should be closed.
+    ///
+    /// # Errors
+    /// [`Error::Gone`].
+    pub fn depart(&mut self, at: Option<(JobId, u64)>, reason: &str) -> Result<()> {
+        if let Some((job, item)) = at {
+            self.mark(job, item, Phase::Calling);
+        }
+        self.send(&ToParent::Lost { reason: reason.into() })
     }
 
     /// What an idle worker does with its time.

@@ -59,5 +59,6 @@ fn evidence(cause: &Cause) -> Option<(&'static str, &str)> {
         Cause::MemoryShort(MemoryShort::Machine) => Some(("memory", "machine")),
         Cause::Sent => Some(("sent", "")),
         Cause::Expelled(reason) => Some(("expelled", reason)),
+        Cause::Told(words) => Some(("told", words)),
     }
 }

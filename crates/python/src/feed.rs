@@ -5,10 +5,13 @@
 //!   results  ◀── decode ◀── Answer ◀── turn (waits without it, in ticks, so that Ctrl-C is seen)
 //! ```
 
+mod encoding;
+
 use crate::error::fault;
 use crate::numpy_heap;
 use crate::outcomes::{self, Outcomes, place};
-use crate::pickle::{Manner, Sink, Way, dump, dump_list, encode, refuse};
+use crate::parcel::PyParcel;
+use crate::pickle::{Manner, Way, dump, encode, refuse};
 use crate::pulls::Pulls;
 use crate::shared::next_key;
 use crate::sharing::{SHARED_BYTES_MIN, Sharing, share_parts};
@@ -19,7 +22,7 @@ use forklift_core::payload::Payload;
 use forklift_core::pool;
 use forklift_core::telemetry::{Doing, Recorder};
 use forklift_shm::Arena;
-use pyo3::exceptions::{PyException, PyRuntimeError};
+use pyo3::exceptions::PyException;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyIterator, PyList, PyTuple};
@@ -30,6 +33,15 @@ use std::time::{Duration, Instant};
 
 /// How often a waiting thread looks after signals.
 const TICK: Duration = Duration::from_millis(50);
+
+/// When to stop waiting, after so many seconds (None: never).
+fn deadline(timeout: Option<f64>) -> Option<Instant> {
+    timeout.map(|seconds| Instant::now() + Duration::from_secs_f64(seconds.clamp(0.0, 1e9)))
+}
+
+fn patience(deadline: Option<Instant>) -> Duration {
+    deadline.map_or(TICK, |deadline| deadline.saturating_duration_since(Instant::now()))
+}
 
 /// Items of a chunk that may have to be encoded again.
 struct Retained {
@@ -234,7 +246,7 @@ impl Job {
         // As with the standard library, what an iterable gave of a chunk of the user's size before it raised is lost.
         if !pickles.is_empty() && (ended.is_ok() || !self.fixed) {
             let together = PyTuple::new(py, &pickles)?;
-            let payload = encode(py, together.as_any(), self.arena(), &mut Manner::Plain)?;
+            let payload = encode(py, together.as_any(), self.arena(), &mut Manner::default())?;
             self.submit(pickles.len() as u32, payload, None);
         }
         ended
@@ -284,65 +296,6 @@ impl Job {
             let retained = Retained { chunk, items: items.clone().unbind(), count, unanswered: count };
             progress.retained.insert(first, retained);
         }
-    }
-
-    /// Encodes a list of items, the first of which has index `first`.
-    fn encode(&self, py: Python<'_>, items: &Bound<'_, PyList>, first: u64) -> PyResult<Payload> {
-        let sink = self.dump(py, items, first)?;
-        let packed = sink.bind(py).borrow().pack(py, self.arena(), Way::Lend);
-        packed.or_else(|error| refuse(py, self.arena(), first..first + items.len() as u64, error))
-    }
-
-    /// Pickles a list of items. Those that cannot be sent are replaced by their failures, which the worker hands back
-    /// in their places, so that nothing else is disturbed.
-    fn dump(&self, py: Python<'_>, items: &Bound<'_, PyList>, first: u64) -> PyResult<Py<Sink>> {
-        let mut manner = self.progress().manner;
-        let attempt = dump_list(py, items, &mut manner);
-        self.progress().manner = manner;
-        let error = match attempt {
-            Ok(sink) => return Ok(sink),
-            Err(error) if !error.is_instance_of::<PyException>(py) => return Err(error),
-            Err(error) => error,
-        };
-        let unsendable = py.import("forklift._outcome")?.getattr("unsendable_item")?;
-        for index in 0..items.len() {
-            let item = items.get_item(index)?;
-            let culprit = if items.len() == 1 {
-                Some(error.clone_ref(py))
-            } else {
-                dump(py, PyList::new(py, [&item])?.as_any(), &mut manner).err()
-            };
-            if let Some(error) = culprit {
-                items
-                    .set_item(index, unsendable.call1((item, first + index as u64, error.into_value(py)))?)?;
-            }
-        }
-        dump_list(py, items, &mut manner)
-    }
-
-    fn restore(&self, py: Python<'_>, chunk: ChunkId) -> PyResult<()> {
-        let (first, items) = {
-            let progress = self.progress();
-            let found = progress.retained.iter().find(|(_, retained)| retained.chunk == chunk);
-            let Some((first, retained)) = found else {
-                return Err(PyRuntimeError::new_err(format!(
-                    "chunk {} came back, and nobody has kept its items",
-                    chunk.0
-                )));
-            };
-            (*first, retained.items.clone_ref(py))
-        };
-        // One by one: the chunk may come back because one of its items cannot be rebuilt, and only that one shall fail.
-        let mut alone = Vec::new();
-        for (index, item) in items.bind(py).iter().enumerate() {
-            let sink = self.dump(py, &PyList::new(py, [item])?, first + index as u64)?;
-            alone.push(sink.bind(py).borrow().apart(py)?);
-        }
-        let together = PyTuple::new(py, alone)?;
-        let sink = dump(py, together.as_any(), &mut Manner::Plain)?;
-        let payload = sink.bind(py).borrow().pack(py, self.arena(), Way::Lend)?;
-        self.pool.restore(chunk, payload);
-        Ok(())
     }
 
     fn decode<'py>(&self, py: Python<'py>, answer: Answer) -> PyResult<Outcomes<'py>> {
@@ -400,7 +353,7 @@ impl Job {
             let feeding = !self.progress().exhausted;
             match self.turn(py, feeding, Taking::Any, TICK)? {
                 Turn::Feed(count) => self.pull(py, iterator, count)?,
-                Turn::Restore(chunk) => self.restore(py, chunk)?,
+                Turn::Restore { chunk, .. } => self.restore(py, chunk)?,
                 Turn::Answer(answer) => {
                     let (first, count) = (answer.first as usize, answer.items);
                     let (list, failed) = self.decode(py, answer)?;
@@ -436,7 +389,7 @@ impl Job {
             let taking = if self.abandoned.load(Ordering::Relaxed) { Taking::Any } else { Taking::Nothing };
             match self.turn(py, feeding, taking, TICK)? {
                 Turn::Feed(count) => self.pull(py, iterator, count)?,
-                Turn::Restore(chunk) => self.restore(py, chunk)?,
+                Turn::Restore { chunk, .. } => self.restore(py, chunk)?,
                 Turn::Finished | Turn::Failed(_) => return Ok(()),
                 Turn::Answer(answer) => {
                     self.note_answer(answer.first, answer.items);
@@ -473,6 +426,46 @@ impl Job {
         Ok(bytes)
     }
 
+    /// Submits a chunk that was encoded elsewhere, the only one of its job: of `lead` and `count` items, those after the
+    /// first `lead` are to be done, and the first of these is called `first`. What `take_parcel` gives is for it.
+    fn submit_parcel(
+        &self,
+        py: Python<'_>,
+        parcel: &Bound<'_, PyParcel>,
+        first: u64,
+        count: u32,
+        lead: u32,
+        retained: bool,
+    ) -> PyResult<()> {
+        let payload = self.pack(py, parcel)?;
+        self.pool.submit_rest(self.handle.id(), first, count, payload, lead, retained);
+        self.pool.exhaust(self.handle.id(), u64::from(count));
+        Ok(())
+    }
+
+    /// As `take`, for results that are passed on as they are: `(first, items, failed, outcome, seconds)`, where `outcome`
+    /// is their parcel, or the exception of one item that was lost, and `seconds` those of decoding, calling, encoding.
+    /// What was submitted is submitted again from `parcel` when a worker has damaged it; False if it has to come in
+    /// another form, its items apart.
+    fn take_parcel<'py>(
+        &self,
+        py: Python<'py>,
+        parcel: &Bound<'py, PyParcel>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        loop {
+            match self.turn(py, false, Taking::Any, TICK)? {
+                Turn::Restore { apart: true, .. } => {
+                    return Ok(false.into_pyobject(py)?.to_owned().into_any());
+                }
+                Turn::Restore { chunk, .. } => self.pool.restore(chunk, self.pack(py, parcel)?),
+                Turn::Answer(answer) => return outcomes::pass_on(py, answer),
+                Turn::Finished => return Ok(py.None().into_bound(py)),
+                Turn::Failed(reason) => return Err(fault(py, &reason)),
+                Turn::Feed(_) | Turn::Nothing => {}
+            }
+        }
+    }
+
     /// Waits up to `timeout` seconds (None: for ever) for results: those from item `first` on, or any. Returns
     /// `(first, values, failures, weight)`, `()` when all have been taken, None when the time is up. `weight` is what to
     /// tell `consume`, in bytes; None for an item that was lost, which nobody has to be told of.
@@ -483,14 +476,12 @@ impl Job {
         first: Option<u64>,
         timeout: Option<f64>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let deadline =
-            timeout.map(|seconds| Instant::now() + Duration::from_secs_f64(seconds.clamp(0.0, 1e9)));
+        let deadline = deadline(timeout);
         let taking = first.map_or(Taking::Any, Taking::From);
         loop {
-            let patience =
-                deadline.map_or(TICK, |deadline| deadline.saturating_duration_since(Instant::now()));
+            let patience = patience(deadline);
             match self.turn(py, false, taking, patience)? {
-                Turn::Restore(chunk) => self.restore(py, chunk)?,
+                Turn::Restore { chunk, .. } => self.restore(py, chunk)?,
                 Turn::Answer(answer) => {
                     let first = answer.first;
                     let weight = matches!(answer.outcome, Outcome::Values(_)).then_some(answer.bytes);
@@ -511,15 +502,13 @@ impl Job {
     /// Waits up to `timeout` seconds (None: for ever) until nothing more will come; whether that is so.
     #[pyo3(signature = (timeout=None))]
     fn wait(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
-        let deadline =
-            timeout.map(|seconds| Instant::now() + Duration::from_secs_f64(seconds.clamp(0.0, 1e9)));
+        let deadline = deadline(timeout);
         while !self.handle.finished() {
-            let patience =
-                deadline.map_or(TICK, |deadline| deadline.saturating_duration_since(Instant::now()));
+            let patience = patience(deadline);
             if patience.is_zero() {
                 return Ok(false);
             }
-            if let Turn::Restore(chunk) = self.turn(py, false, Taking::Nothing, patience)? {
+            if let Turn::Restore { chunk, .. } = self.turn(py, false, Taking::Nothing, patience)? {
                 self.restore(py, chunk)?;
             }
         }

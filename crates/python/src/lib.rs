@@ -1,6 +1,6 @@
 //! The extension module `forklift._native`: translates between Python and the core, and decides nothing.
 //!
-//! floors: error · descriptor · private_heap · numpy_heap · buffer · text · numbers · standin · pickle · shared · sharing · worker · telemetry · onlooker · outcomes · pulls · feed · pool
+//! floors: error · descriptor · private_heap · numpy_heap · buffer · text · numbers · standin · parcel · pickle · shared · sharing · worker · telemetry · onlooker · outcomes · pulls · feed · relay · pool
 // Elsewhere the crate is empty: the package installs, and says at the first pool what it lacks.
 #![cfg(target_os = "linux")]
 
@@ -12,10 +12,12 @@ mod numbers;
 mod numpy_heap;
 mod onlooker;
 mod outcomes;
+mod parcel;
 mod pickle;
 mod pool;
 mod private_heap;
 mod pulls;
+mod relay;
 mod shared;
 mod sharing;
 mod standin;
@@ -38,6 +40,9 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(numpy_heap::leave_shared, module)?)?;
     module.add_function(wrap_pyfunction!(numpy_heap::trim_shared, module)?)?;
     module.add_function(wrap_pyfunction!(numpy_heap::shared_usage, module)?)?;
+    module.add_function(wrap_pyfunction!(pickle::departing, module)?)?;
+    module.add_class::<parcel::PyParcel>()?;
+    module.add_class::<relay::Relay>()?;
     module.add_class::<pickle::Sink>()?;
     module.add_class::<shared::Reference>()?;
     module.add_function(wrap_pyfunction!(shared::fetch, module)?)?;

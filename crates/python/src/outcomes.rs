@@ -1,6 +1,7 @@
 //! What a job gives to its caller: results in the order of their items, and failures by index.
 
 use crate::error::death;
+use crate::parcel::PyParcel;
 use crate::pickle::Opened;
 use forklift_core::handle::{Answer, Outcome};
 use pyo3::exceptions::{PyKeyboardInterrupt, PyRuntimeError};
@@ -68,6 +69,18 @@ pub(crate) fn open(py: Python<'_>, answer: Answer) -> PyResult<Outcomes<'_>> {
             Ok((list, failures))
         }
     }
+}
+
+/// An answer as it came, for whoever passes it on; see `Job.take_parcel`.
+pub(crate) fn pass_on(py: Python<'_>, answer: Answer) -> PyResult<Bound<'_, PyAny>> {
+    let spent = answer.spent;
+    let seconds = (spent.decode.as_secs_f64(), spent.call.as_secs_f64(), spent.encode.as_secs_f64());
+    let outcome = match answer.outcome {
+        Outcome::Values(parcel) => Py::new(py, PyParcel::of(py, parcel)?)?.into_any(),
+        Outcome::Lost(end) => death(py, answer.first, &end)?,
+    };
+    let row = (answer.first, answer.items, answer.failed, outcome, seconds);
+    Ok(row.into_pyobject(py)?.into_any())
 }
 
 /// What a worker answered for so many items.

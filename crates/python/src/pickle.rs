@@ -7,6 +7,7 @@
 use crate::buffer::{self, Buffer, Lent, memory};
 use crate::error::raise;
 use crate::numpy_heap::{self, Heap, Offer};
+use crate::parcel::PyParcel;
 use crate::standin::substitute;
 use forklift_core::machine;
 use forklift_core::payload::{INLINE_BYTES_MAX, Loan, Parcel, Payload, Source};
@@ -18,7 +19,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 /// A buffer below this size travels in the stream: a block of its own (a page at least, and its release) would cost
 /// more than copying it once more.
@@ -102,6 +103,18 @@ impl Sink {
 }
 
 impl Sink {
+    /// What was pickled before.
+    fn of(py: Python<'_>, parcel: &PyParcel) -> PyResult<Self> {
+        let mut sink = Self::default();
+        sink.write(parcel.stream.bind(py))?;
+        for offered in parcel.buffers.bind(py) {
+            sink.buffers.push(PyUntypedBuffer::get(&offered)?);
+            sink.settled.push(None);
+            sink.offered.push(offered.unbind());
+        }
+        Ok(sink)
+    }
+
     fn append(&mut self, bytes: &[u8]) {
         self.own.extend_from_slice(bytes);
         match self.pieces.last_mut() {
@@ -248,7 +261,7 @@ pub(crate) fn refuse(py: Python<'_>, arena: &Arena, items: Range<u64>, error: Py
     for index in items {
         failures.append(outcome.call_method1("refused_item", (error.value(py), index))?)?;
     }
-    encode(py, failures.as_any(), arena, &mut Manner::Plain)
+    encode(py, failures.as_any(), arena, &mut Manner::default())
 }
 
 /// The Python side of pickling, looked up once. What a worker pickles are results: its picklers know what came from
@@ -284,26 +297,63 @@ fn tools(py: Python<'_>) -> PyResult<&Tools> {
     })
 }
 
-/// Which pickler to begin with. Once an object of a job needed the slower one, later ones probably do as well.
+/// How to pickle the objects of a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) enum Manner {
-    /// The interpreter's own.
-    #[default]
-    Plain,
-    /// cloudpickle, which can send functions and classes by value.
-    Cloud,
+pub(crate) struct Manner {
+    /// With cloudpickle, which can send functions and classes by value, rather than with the interpreter's own pickler.
+    /// Once an object of a job needed the slower one, later ones probably do as well.
+    pub(crate) cloud: bool,
+    /// For a receiver on another machine, which has neither our files nor our descriptors.
+    pub(crate) elsewhere: bool,
+}
+
+impl Manner {
+    /// That of a pool whose workers are on other machines, or here.
+    pub(crate) fn towards(elsewhere: bool) -> Self {
+        Self { elsewhere, ..Self::default() }
+    }
+}
+
+/// Picklers at work for receivers on other machines. Reducers ask for it: they are functions of an object alone. While one
+/// is at work, what another thread pickles for this machine is copied as well, which does no harm.
+static ELSEWHERE: AtomicUsize = AtomicUsize::new(0);
+
+/// Counts one of them.
+struct Departure;
+
+impl Departure {
+    fn new() -> Self {
+        ELSEWHERE.fetch_add(1, Ordering::Relaxed);
+        Self
+    }
+}
+
+impl Drop for Departure {
+    fn drop(&mut self) {
+        ELSEWHERE.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Whether what is pickled now may be for another machine.
+#[pyfunction]
+pub(crate) fn departing() -> bool {
+    ELSEWHERE.load(Ordering::Relaxed) > 0
 }
 
 fn attempt(py: Python<'_>, object: &Bound<'_, PyAny>, manner: Manner) -> PyResult<Py<Sink>> {
+    if let Ok(parcel) = object.cast_exact::<PyParcel>() {
+        return Py::new(py, Sink::of(py, parcel.get())?);
+    }
     let tools = tools(py)?;
     let sink = Bound::new(py, Sink::default())?;
     let options = PyDict::new(py);
     options.set_item(intern!(py, "buffer_callback"), sink.getattr(intern!(py, "buffer"))?)?;
     let upward = in_worker();
-    let class = match (manner, upward) {
-        (Manner::Plain, false) => tools.pickler.bind(py).clone(),
-        (Manner::Plain, true) => tools.result_pickler.bind(py).clone(),
-        (Manner::Cloud, _) => tools.cloud_pickler.bind(py).call1((upward,))?,
+    let _departure = manner.elsewhere.then(Departure::new);
+    let class = match (manner.cloud, upward) {
+        (false, false) => tools.pickler.bind(py).clone(),
+        (false, true) => tools.result_pickler.bind(py).clone(),
+        (true, _) => tools.cloud_pickler.bind(py).call1((upward,))?,
     };
     class.call((&sink, 5), Some(&options))?.call_method1(intern!(py, "dump"), (object,))?;
     Ok(sink.unbind())
@@ -316,9 +366,10 @@ fn attempt(py: Python<'_>, object: &Bound<'_, PyAny>, manner: Manner) -> PyResul
 /// What the second attempt raises.
 pub(crate) fn dump(py: Python<'_>, object: &Bound<'_, PyAny>, manner: &mut Manner) -> PyResult<Py<Sink>> {
     match attempt(py, object, *manner) {
-        Err(error) if *manner == Manner::Plain && error.is_instance_of::<PyException>(py) => {
-            let sink = attempt(py, object, Manner::Cloud)?;
-            *manner = Manner::Cloud;
+        Err(error) if !manner.cloud && error.is_instance_of::<PyException>(py) => {
+            let cloud = Manner { cloud: true, ..*manner };
+            let sink = attempt(py, object, cloud)?;
+            *manner = cloud;
             Ok(sink)
         }
         outcome => outcome,

@@ -68,6 +68,8 @@ pub(crate) struct Pool {
     announced: Mutex<Receiver<JobId>>,
     /// How many bytes of what items share may be sent for one job.
     share_bytes: u64,
+    /// Workers are on other machines.
+    elsewhere: bool,
     /// The record of the last call, if that was one of `apply`.
     applying: Mutex<Option<Arc<Recorder>>>,
 }
@@ -87,11 +89,14 @@ impl Pool {
     }
 }
 
+/// Two pieces at one worker take no longer than this many messages together: see `SchedulerConfig::brief`.
+const BRIEF_PER_MESSAGE: u32 = 100;
+
 #[pymethods]
 impl Pool {
     /// Starts the driver, and the zygote if `origin` says so; no worker yet.
     #[new]
-    #[pyo3(signature = (*, processes, origin, command, environment, preparation, initializer, maxtasksperchild, worker_memory_limit, machine_root=None, window_bytes, stream_bytes, share_bytes, results_bytes, memory_limit, spill_dirs, spill_named, spill_strict))]
+    #[pyo3(signature = (*, processes, origin, command, environment, preparation, initializer, maxtasksperchild, worker_memory_limit, machine_root=None, message_cost=None, chunk_bytes=None, window_bytes, stream_bytes, share_bytes, results_bytes, memory_limit, spill_dirs, spill_named, spill_strict))]
     #[expect(clippy::too_many_arguments, reason = "keyword-only, from one place")]
     fn new(
         py: Python<'_>,
@@ -104,6 +109,8 @@ impl Pool {
         maxtasksperchild: Option<u64>,
         worker_memory_limit: Option<u64>,
         machine_root: Option<PathBuf>,
+        message_cost: Option<f64>,
+        chunk_bytes: Option<u64>,
         window_bytes: u64,
         stream_bytes: u64,
         share_bytes: u64,
@@ -114,20 +121,28 @@ impl Pool {
         spill_strict: bool,
     ) -> PyResult<Self> {
         let (order, orders) = channel();
+        let elsewhere = origin == "relays";
         let recipe = Recipe { command, environment, preparation };
         let origin = match origin {
             "spawn" => Origin::Spawn(recipe),
             // Nobody listens any more once the pool is gone.
             "fork" => Origin::Fork(Box::new(move |wanted| drop(order.send(wanted)))),
+            "relays" => Origin::Relays(Box::new(move |wanted| drop(order.send(wanted)))),
             _ => Origin::Zygote(recipe),
         };
+        let usual = SchedulerConfig::default();
+        let message_cost = message_cost.map_or(usual.message_cost, Duration::from_secs_f64);
         let plan = Plan {
             scheduler: SchedulerConfig {
                 processes,
                 window_bytes,
                 stream_bytes,
+                // A chunk's objects need not fit a cache where its way takes longer than its reading.
+                chunk_bytes_max: chunk_bytes.unwrap_or(usual.chunk_bytes_max),
+                result_bytes_max: usual.result_bytes_max.max(chunk_bytes.unwrap_or(0)),
+                message_cost,
+                brief: usual.brief.max(message_cost * BRIEF_PER_MESSAGE),
                 tasks_per_worker: maxtasksperchild,
-                ..SchedulerConfig::default()
             },
             supervisor: SupervisorConfig { processes, ..SupervisorConfig::default() },
             worker_memory_limit,
@@ -144,7 +159,7 @@ impl Pool {
         let mut refused = None;
         let pool = pool::Pool::start(plan, |arena| {
             let Some(initializer) = initializer else { return Ok(None) };
-            match encode(py, &initializer, arena, &mut Manner::default()) {
+            match encode(py, &initializer, arena, &mut Manner::towards(elsewhere)) {
                 Ok(payload) => Ok(Some(payload)),
                 Err(error) => {
                     refused = Some(error);
@@ -161,6 +176,7 @@ impl Pool {
             orders: Mutex::new(orders),
             announce,
             announced: Mutex::new(announced),
+            elsewhere,
             share_bytes,
             applying: Mutex::new(None),
         })
@@ -185,7 +201,7 @@ impl Pool {
         apply: bool,
         sharing: bool,
     ) -> PyResult<Job> {
-        let mut manner = Manner::default();
+        let mut manner = Manner::towards(self.elsewhere);
         let payload = encode(py, function, self.pool.broadcast(), &mut manner)?;
         let spec = JobSpec {
             items,
@@ -208,10 +224,17 @@ impl Pool {
 
     /// Sends a value once to each worker that may need it, from now on until `unshare`; returns its key. A worker has
     /// one object for all its calls, or, without `one_object`, builds one for each over the same memory.
-    #[pyo3(signature = (value, one_object=true))]
-    fn share(&self, py: Python<'_>, value: &Bound<'_, PyAny>, one_object: bool) -> PyResult<u64> {
-        let payload = encode(py, value, self.pool.broadcast(), &mut Manner::default())?;
-        let key = next_key();
+    /// `key`: under the name that another process gave it.
+    #[pyo3(signature = (value, one_object=true, key=None))]
+    fn share(
+        &self,
+        py: Python<'_>,
+        value: &Bound<'_, PyAny>,
+        one_object: bool,
+        key: Option<u64>,
+    ) -> PyResult<u64> {
+        let payload = encode(py, value, self.pool.broadcast(), &mut Manner::towards(self.elsewhere))?;
+        let key = key.unwrap_or_else(next_key);
         self.pool.share(None, key, one_object, payload);
         Ok(key)
     }

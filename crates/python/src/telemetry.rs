@@ -136,6 +136,7 @@ fn seat<'py>(py: Python<'py>, lane: &telemetry::Lane, since: &Since) -> PyResult
         ("compute", lane.spent.call),
         ("encode_result", lane.spent.encode.saturating_sub(lane.packing)),
         ("hand_over", lane.packing + lane.sending),
+        ("crossing", lane.crossing),
         ("cpu", lane.cpu),
         ("cpu_of_other_threads", lane.helpers),
     ];

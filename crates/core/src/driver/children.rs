@@ -117,9 +117,6 @@ impl Driver {
                     child.kill();
                     return;
                 };
-                if worker.doomed {
-                    child.kill();
-                }
                 if let Some(pidfd) = child.pidfd() {
                     let token = Watch::Pidfd(worker.serial).token();
                     if let Err(errno) = epoll::add(&self.epoll, pidfd, token, epoll::EventFlags::IN) {
@@ -128,6 +125,9 @@ impl Driver {
                     }
                 }
                 worker.process = Some(child);
+                if worker.doomed {
+                    worker.kill();
+                }
                 self.counters.births += 1;
                 self.note(id, Happening::Born);
                 let Some(worker) = self.workers.get_mut(&id) else { return };
@@ -190,8 +190,9 @@ impl Driver {
         let call = ToWorker::Call {
             job: chunk.job,
             chunk: chunk_id,
-            first: chunk.first,
-            skip,
+            // A payload that begins before its first item begins no earlier than its job.
+            first: chunk.first.saturating_sub(u64::from(chunk.lead)),
+            skip: skip.saturating_add(chunk.lead),
             items,
             retained: chunk.retained && !chunk.divided,
             function: new.then(|| job.function.outline()),
@@ -277,7 +278,10 @@ impl Driver {
             worker.hung_up = true;
             // Not watched is as good as deleted.
             let _ = epoll::delete(&self.epoll, &*worker);
-            self.dying.push((now().after(DEATH_PATIENCE), id));
+            // Of a worker elsewhere there is no other sign.
+            let elsewhere = worker.process.as_ref().is_some_and(Process::is_elsewhere);
+            let patience = if elsewhere { Duration::ZERO } else { DEATH_PATIENCE };
+            self.dying.push((now().after(patience), id));
         }
     }
 
@@ -347,7 +351,7 @@ impl Driver {
                     };
                     job.recorder.answered(&Reply {
                         worker: id,
-                        pid: worker.process.as_ref().map_or(0, Process::pid),
+                        pid: worker.process.as_ref().and_then(Process::pid).unwrap_or(0),
                         first,
                         items,
                         failed,
@@ -365,6 +369,9 @@ impl Driver {
                     return Err(Error::Malformed("gave back what nobody can encode again"));
                 }
                 Self::take_back(worker, chunk)?;
+                if let Some(known) = self.chunks.get_mut(&chunk) {
+                    known.apart = true;
+                }
                 self.hear(id, Word::Unreadable(chunk));
             }
             ToParent::Outgrown { .. } => self.hear(id, Word::Outgrown),
@@ -372,6 +379,7 @@ impl Driver {
                 Self::take_back(worker, chunk)?;
                 self.hear(id, Word::Surrendered(chunk));
             }
+            ToParent::Lost { reason } => worker.account = Some(reason.into()),
             ToParent::Segment { .. } | ToParent::Long { .. } => {}
         }
         Ok(())
@@ -422,17 +430,22 @@ impl Driver {
         }
         let Some(at) = self.workers.get(&id).map(|worker| self.whereabouts(worker)) else { return };
         if let Some(worker) = self.workers.get_mut(&id) {
+            if let Some(piece) = worker.pieces.front().filter(|_| at == Whereabouts::Translating)
+                && let Some(chunk) = self.chunks.get_mut(&piece.chunk)
+            {
+                chunk.apart = true;
+            }
             self.counters.deaths += u64::from(worker.state != "leaving" && self.fault.is_none());
             if worker.status.is_none() {
                 worker.status = worker.process.as_ref().and_then(Process::reap);
             }
-            let pid = worker.process.as_ref().map(Process::pid);
+            let pid = worker.process.as_ref().and_then(Process::pid);
             let limit = worker.pieces.front().and_then(|piece| self.jobs.get(&piece.job)?.task_timeout);
             let overdue = limit.filter(|_| matches!(at, Whereabouts::Overdue(_)));
             let (status, excess, expelled) = (worker.status, worker.excess, worker.expelled.take());
             let starting = worker.state == "starting" && overdue.is_none();
-            let cause = match expelled {
-                Some(reason) => Cause::Expelled(reason),
+            let cause = match expelled.map(Cause::Expelled).or(worker.account.take().map(Cause::Told)) {
+                Some(cause) => cause,
                 None if status == Some(SIGKILLED) => self.cause_of_kill(),
                 None => Cause::Unknown,
             };

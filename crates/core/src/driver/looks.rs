@@ -19,7 +19,7 @@ impl Driver {
         if self.next_look().is_none_or(|due| due > now_is) {
             return;
         }
-        let pids = self.workers.values().filter_map(|worker| worker.process.as_ref().map(Process::pid));
+        let pids = self.workers.values().filter_map(|worker| worker.process.as_ref().and_then(Process::pid));
         let arenas = [&self.arenas.inbound, &self.arenas.broadcast];
         let memory = Memory {
             at: now_is,
@@ -33,7 +33,7 @@ impl Driver {
 
     /// Notes what happened to a worker.
     pub(super) fn note(&self, worker: WorkerId, what: Happening) {
-        let pid = self.workers.get(&worker).and_then(|known| known.process.as_ref().map(Process::pid));
+        let pid = self.workers.get(&worker).and_then(|known| known.process.as_ref().and_then(Process::pid));
         let incident = Incident { at: now(), worker, pid: pid.unwrap_or(0), what };
         let replaced = !self.closing || !self.jobs.is_empty();
         self.census.note(incident, replaced);
@@ -46,7 +46,7 @@ impl Driver {
             .values()
             .map(|worker| Member {
                 worker: worker.id,
-                pid: worker.process.as_ref().map(|process| process.pid()),
+                pid: worker.process.as_ref().and_then(Process::pid),
                 state: if worker.state == "idle" && !worker.pieces.is_empty() {
                     "busy"
                 } else {

@@ -7,6 +7,7 @@ use super::{Driver, now};
 use crate::footprint::Footprint;
 use crate::handle::Excess;
 use crate::id::Time;
+use crate::process::Process;
 use forklift_shm::Phase;
 use std::time::Duration;
 
@@ -33,7 +34,7 @@ impl Driver {
         let ceiling = limit.saturating_add(limit / 2);
         let mut busy = false;
         for worker in self.workers.values_mut() {
-            let Some(pid) = worker.process.as_ref().map(|process| process.pid()) else { continue };
+            let Some(pid) = worker.process.as_ref().and_then(Process::pid) else { continue };
             if worker.pieces.is_empty() || worker.excess.is_some() {
                 continue;
             }

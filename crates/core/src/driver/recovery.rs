@@ -14,7 +14,7 @@ impl Driver {
         if known.retained
             && let Some(job) = self.jobs.get(&known.job)
         {
-            job.handle.restore(chunk);
+            job.handle.restore(chunk, known.apart);
         } else {
             self.events.push_back(Event::Restored { chunk, bytes: known.payload.bytes() });
         }

@@ -60,11 +60,23 @@ fn to_worker() -> impl Strategy<Value = ToWorker> {
 
 fn shift() -> impl Strategy<Value = Shift> {
     let samples = prop::collection::vec(any::<(u64, u32)>(), 0..5);
-    (any::<[u64; 7]>(), any::<u32>(), samples, "[a-z,é]{0,9}").prop_map(
+    (any::<[u64; 8]>(), any::<u32>(), samples, "[a-z,é]{0,9}").prop_map(
         |([begun, durations @ ..], offset, samples, imported)| {
-            let [waited, packing, sending, cpu, helpers, longest] = durations.map(Duration::from_nanos);
+            let [waited, packing, sending, crossing, cpu, helpers, longest] =
+                durations.map(Duration::from_nanos);
             let longest = (offset, longest);
-            Shift { begun: Time(begun), waited, packing, sending, cpu, helpers, longest, samples, imported }
+            Shift {
+                begun: Time(begun),
+                waited,
+                packing,
+                sending,
+                crossing,
+                cpu,
+                helpers,
+                longest,
+                samples,
+                imported,
+            }
         },
     )
 }
@@ -109,6 +121,7 @@ fn to_parent() -> impl Strategy<Value = ToParent> {
         any::<u64>().prop_map(|own_bytes| ToParent::Outgrown { own_bytes }),
         any::<u64>().prop_map(|chunk| ToParent::Surrendered { chunk: ChunkId(chunk) }),
         prop::collection::vec(span(), 0..9).prop_map(|spans| ToParent::Release { spans }),
+        "[a-z,é]{0,9}".prop_map(|reason| ToParent::Lost { reason }),
         span().prop_map(|span| ToParent::Long { span }),
     ]
 }

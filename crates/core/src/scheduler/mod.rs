@@ -60,7 +60,7 @@ use budget::Window;
 use chunking::{Bounds, FAR_FACTOR, MessageCost, Trend};
 use job::{Chunk, Job, Payload, Piece};
 pub(crate) use placement::HELD_MAX;
-use placement::{BRIEF, Bench, Hand, Held, Turns};
+use placement::{Bench, Hand, Held, Turns};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
@@ -460,7 +460,7 @@ impl Scheduler {
         if let Some(worker) = self.bench.idle() {
             return Some(worker);
         }
-        let brief = BRIEF.as_secs_f64();
+        let brief = self.config.brief.as_secs_f64();
         let state = self.jobs.get(&job)?;
         let next = self.expected(job, self.cut(state, *state.ready.front()?));
         if next >= brief {
@@ -509,8 +509,11 @@ impl Scheduler {
         let limit = u32::try_from(calls_left.unwrap_or(u64::MAX)).unwrap_or(u32::MAX);
         let piece = piece.first(self.cut(state, piece).min(limit));
         let seconds = state.chunker.seconds;
-        let charge =
-            if seconds.known() { Duration::from_secs_f64(seconds.mean().clamp(0.0, 1e9)) } else { BRIEF };
+        let charge = if seconds.known() {
+            Duration::from_secs_f64(seconds.mean().clamp(0.0, 1e9))
+        } else {
+            self.config.brief
+        };
         self.take(job, piece.items);
         if let Some(state) = self.jobs.get_mut(&job) {
             let turn = nanos(charge).saturating_mul(u64::from(piece.items));

@@ -24,11 +24,6 @@
 use super::job::Piece;
 use crate::id::{JobId, Time, WorkerId};
 use std::collections::{BTreeSet, VecDeque};
-use std::time::Duration;
-
-/// Two pieces at one worker are together no longer than this: about a hundred times what the wait for a message
-/// costs, so more would win nothing; and if they turn out long after all, little was bound too early.
-pub(super) const BRIEF: Duration = Duration::from_millis(10);
 
 /// Pieces at one worker at most: one at work and one to follow. A third would wait without winning anything.
 pub(crate) const HELD_MAX: usize = 2;

@@ -80,6 +80,8 @@ pub struct Lane {
     pub packing: Duration,
     /// Sending answers.
     pub sending: Duration,
+    /// Of a seat elsewhere: items and results on their way.
+    pub crossing: Duration,
     /// Processor time.
     pub cpu: Duration,
     /// Of that, threads beside the one that calls the function.
@@ -235,6 +237,7 @@ impl Log {
         lane.spent.encode += spent.encode;
         lane.packing += shift.packing;
         lane.sending += shift.sending;
+        lane.crossing += shift.crossing;
         lane.cpu += shift.cpu;
         lane.helpers += shift.helpers;
         lane.ended = ended;
@@ -269,6 +272,7 @@ impl Lane {
             spent: Spent::default(),
             packing: Duration::ZERO,
             sending: Duration::ZERO,
+            crossing: Duration::ZERO,
             cpu: Duration::ZERO,
             helpers: Duration::ZERO,
             begun,

@@ -30,6 +30,8 @@ pub struct Shift {
     pub packing: Duration,
     /// Sending the answer before this one.
     pub sending: Duration,
+    /// Of a worker elsewhere: what the way there and back took.
+    pub crossing: Duration,
     /// Processor time of the whole process, since last told.
     pub cpu: Duration,
     /// Of that, what threads other than the one that calls the function took.

@@ -183,7 +183,7 @@ impl Plan {
     pub(crate) fn random(rng: &mut Rng) -> Plan {
         let processes = rng.pick(&[1, 1, 2, 2, 3, 4, 8, 20]);
         let tasks_per_worker = if rng.chance(0.3) { Some(rng.pick(&[1, 2, 7, 50])) } else { None };
-        let scheduler = SchedulerConfig {
+        let mut scheduler = SchedulerConfig {
             processes,
             window_bytes: rng.pick(&[1_000, 100_000, 64 << 20]),
             stream_bytes: rng.pick(&[500, 50_000, 64 << 20]),
@@ -191,7 +191,9 @@ impl Plan {
             result_bytes_max: rng.pick(&[400, 10_000, 4 << 20]),
             message_cost: Duration::from_micros(rng.pick(&[20, 60, 200])),
             tasks_per_worker,
+            ..SchedulerConfig::default()
         };
+        scheduler.brief = scheduler.message_cost * 100;
         let supervisor = SupervisorConfig {
             processes,
             births_at_once: rng.pick(&[1, 2, 8]),

@@ -1,0 +1,77 @@
+//! How a job's items become payload, the first time and again.
+
+use super::Job;
+use crate::parcel::PyParcel;
+use crate::pickle::{Manner, Sink, Way, dump, dump_list, refuse};
+use forklift_core::id::ChunkId;
+use forklift_core::payload::Payload;
+use pyo3::exceptions::{PyException, PyRuntimeError};
+use pyo3::prelude::*;
+use pyo3::types::{PyList, PyTuple};
+
+impl Job {
+    /// Encodes a list of items, the first of which has index `first`.
+    pub(super) fn encode(&self, py: Python<'_>, items: &Bound<'_, PyList>, first: u64) -> PyResult<Payload> {
+        let sink = self.dump(py, items, first)?;
+        let packed = sink.bind(py).borrow().pack(py, self.arena(), Way::Lend);
+        packed.or_else(|error| refuse(py, self.arena(), first..first + items.len() as u64, error))
+    }
+
+    /// Pickles a list of items. Those that cannot be sent are replaced by their failures, which the worker hands back
+    /// in their places, so that nothing else is disturbed.
+    pub(super) fn dump(&self, py: Python<'_>, items: &Bound<'_, PyList>, first: u64) -> PyResult<Py<Sink>> {
+        let mut manner = self.progress().manner;
+        let attempt = dump_list(py, items, &mut manner);
+        self.progress().manner = manner;
+        let error = match attempt {
+            Ok(sink) => return Ok(sink),
+            Err(error) if !error.is_instance_of::<PyException>(py) => return Err(error),
+            Err(error) => error,
+        };
+        let unsendable = py.import("forklift._outcome")?.getattr("unsendable_item")?;
+        for index in 0..items.len() {
+            let item = items.get_item(index)?;
+            let culprit = if items.len() == 1 {
+                Some(error.clone_ref(py))
+            } else {
+                dump(py, PyList::new(py, [&item])?.as_any(), &mut manner).err()
+            };
+            if let Some(error) = culprit {
+                items
+                    .set_item(index, unsendable.call1((item, first + index as u64, error.into_value(py)))?)?;
+            }
+        }
+        dump_list(py, items, &mut manner)
+    }
+
+    pub(super) fn restore(&self, py: Python<'_>, chunk: ChunkId) -> PyResult<()> {
+        let (first, items) = {
+            let progress = self.progress();
+            let found = progress.retained.iter().find(|(_, retained)| retained.chunk == chunk);
+            let Some((first, retained)) = found else {
+                return Err(PyRuntimeError::new_err(format!(
+                    "chunk {} came back, and nobody has kept its items",
+                    chunk.0
+                )));
+            };
+            (*first, retained.items.clone_ref(py))
+        };
+        // One by one: the chunk may come back because one of its items cannot be rebuilt, and only that one shall fail.
+        let mut alone = Vec::new();
+        for (index, item) in items.bind(py).iter().enumerate() {
+            let sink = self.dump(py, &PyList::new(py, [item])?, first + index as u64)?;
+            alone.push(sink.bind(py).borrow().apart(py)?);
+        }
+        let together = PyTuple::new(py, alone)?;
+        let sink = dump(py, together.as_any(), &mut Manner::default())?;
+        let payload = sink.bind(py).borrow().pack(py, self.arena(), Way::Lend)?;
+        self.pool.restore(chunk, payload);
+        Ok(())
+    }
+
+    /// Packs what was encoded elsewhere.
+    pub(super) fn pack(&self, py: Python<'_>, parcel: &Bound<'_, PyParcel>) -> PyResult<Payload> {
+        let sink = dump(py, parcel.as_any(), &mut Manner::default())?;
+        sink.bind(py).borrow().pack(py, self.arena(), Way::Copy)
+    }
+}

@@ -1,0 +1,340 @@
+"""A cluster as its pool sees it: nodes, who sits where, what has been sent to whom. And what an engine has to offer."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from forklift import _births, _native
+from forklift.backends.agent import Hello, Reply, Request, Terms, Value, python_version
+from forklift.errors import ForkliftError
+
+if TYPE_CHECKING:
+    import weakref
+
+__all__ = ["FUNCTION", "Cluster", "Engine", "Lost", "Node", "Remote"]
+
+#: The keys of functions are their jobs' numbers, beside those of shared values.
+FUNCTION = 1 << 62
+
+#: A value below this size goes with the calls that need it; a larger one is stored once for all nodes.
+STORED_BYTES_MIN = 64 << 10
+
+
+class Node(NamedTuple):
+    """A machine of the cluster, or what its engine takes for one."""
+
+    key: str
+    """The engine's name for it."""
+    name: str
+    """What people call it: host or address."""
+    cores: int
+
+
+class Lost(Exception):
+    """A node cannot be reached any more; the text says why."""
+
+
+class Remote:
+    """The agent on a node, as the head reaches it. What an engine's kind of it inherits is bookkeeping."""
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+        #: Keys of values that the agent has, for its answers say so.
+        self.known: set[int] = set()
+        #: Keys of values that it should drop when it is next called.
+        self.stale: list[int] = []
+        self.lost: str | None = None
+
+    def call(
+        self,
+        request: Request,
+        parcel: _native.Parcel,
+        needs: list[Value],
+        done: Callable[[Callable[[], Reply]], None],
+    ) -> None:
+        """Begin a call. `done` is called once, in any thread, with what returns the reply or raises, `Lost` perhaps."""
+        raise NotImplementedError
+
+    def send(self, method: str, *arguments: Any) -> None:
+        """Have the agent do something, and wait for nothing. One that is lost need not."""
+        raise NotImplementedError
+
+    def refusal(self) -> _native.Parcel | None:
+        """See `Agent.refusal`."""
+        raise NotImplementedError
+
+    def end(self) -> None:
+        """Stop the agent. Called once."""
+        raise NotImplementedError
+
+
+class Engine:
+    """What carries parcels to nodes: Ray, Dask."""
+
+    name: str
+    #: Seconds that a call takes there and back, until it is learnt.
+    message_cost: float
+    #: Payload bytes that a chunk may have: enough that its way is not all overhead.
+    chunk_bytes: int = 8 << 20
+
+    def nodes(self) -> list[Node]:
+        """Return the nodes that are there now. Raises `ForkliftError` if nobody can tell."""
+        raise NotImplementedError
+
+    def start(self, node: Node, processes: int, terms: Terms) -> tuple[Remote, Hello]:
+        """Start an agent. Raises `Lost`."""
+        raise NotImplementedError
+
+    def store(self, parcel: _native.Parcel) -> Any:
+        """Store a value once for all nodes; return what stands for it in calls."""
+        raise NotImplementedError
+
+    def explain(self, error: Exception) -> ForkliftError:
+        """Return the failure of items that could not be carried."""
+        return ForkliftError(f"{self.name} could not carry this item: {type(error).__name__}: {error}")
+
+    def close(self) -> None:
+        """Let go of the cluster, and stop it if it was started for this."""
+        raise NotImplementedError
+
+
+class _Post:
+    """The place of an agent, which is started when the first of its workers is wanted."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.remote: Remote | None = None
+
+
+class _Stored:
+    """A value for several calls, in the engine's form once it was stored."""
+
+    def __init__(self, key: int, one_object: bool) -> None:
+        self.key = key
+        self.one_object = one_object
+        self.lock = threading.Lock()
+        self.value: Value | None = None
+
+    def is_large(self) -> bool:
+        return self.value is not None and not isinstance(self.value.parcel, _native.Parcel)
+
+
+class Limits(NamedTuple):
+    """What holds for the items of a job."""
+
+    retries: int
+    task_timeout: float | None
+
+
+class Cluster:
+    """The nodes of one pool. Its methods are called by relays, each in a thread of its own."""
+
+    def __init__(self, engine: Engine, processes: int | None, terms: tuple[int | None, int | None]) -> None:
+        self.engine = engine
+        self._lock = threading.Lock()
+        self._nodes = {node.key: node for node in engine.nodes()}
+        if not self._nodes:
+            raise ForkliftError(f"{engine.name} has no node with a core for workers")
+        self.cores = sum(node.cores for node in self._nodes.values())
+        self.processes = processes or self.cores
+        self._seats: list[Node] = []
+        self._place(self.processes)
+        self._posts: dict[str, _Post] = {}
+        self._terms = terms
+        self._limits: dict[int, Limits] = {}
+        #: By job; those of job 0 are everybody's.
+        self._values: dict[int, dict[int, _Stored]] = {}
+        self._tickets = itertools.count(1)
+        self._closed = False
+        self._creator = os.getpid()
+        #: Modules that workers should be born with.
+        self.modules: set[str] = set()
+
+    def _place(self, processes: int) -> None:
+        """Give each seat a node: in turn, more to nodes with more cores."""
+        taken = dict.fromkeys(self._nodes, 0)
+        for node in self._seats:
+            if node.key in taken:
+                taken[node.key] += 1
+        while len(self._seats) < processes:
+            key = min(taken, key=lambda key: (taken[key] + 1) / self._nodes[key].cores)
+            taken[key] += 1
+            self._seats.append(self._nodes[key])
+
+    def node(self, slot: int) -> Node:
+        """Return where a seat is. One on a node that was lost goes to another."""
+        with self._lock:
+            if slot >= len(self._seats):
+                self._place(slot + 1)
+            node = self._seats[slot]
+            if node.key in self._nodes:
+                return node
+        living = {node.key: node for node in self.engine.nodes()}
+        with self._lock:
+            lost = {key for key, post in self._posts.items() if post.remote is not None and post.remote.lost}
+            self._nodes = {key: node for key, node in living.items() if key not in lost}
+            if not self._nodes:
+                raise Lost(f"no node of the {self.engine.name} cluster is left")
+            taken = dict.fromkeys(self._nodes, 0)
+            for other in self._seats:
+                if other.key in taken:
+                    taken[other.key] += 1
+            key = min(taken, key=lambda key: (taken[key] + 1) / self._nodes[key].cores)
+            self._seats[slot] = self._nodes[key]
+            return self._seats[slot]
+
+    def nodes(self) -> list[str]:
+        """Return the names of the seats' nodes, by seat."""
+        with self._lock:
+            return [node.name for node in self._seats]
+
+    def remote(self, slot: int, initializer: _native.Parcel | None, preparation: bytes) -> Remote:
+        """Return the agent of a seat's node; start it if it is the first to be asked for. Raises `Lost`."""
+        node = self.node(slot)
+        with self._lock:
+            post = self._posts.setdefault(node.key, _Post())
+            share = sum(other.key == node.key for other in self._seats)
+        with post.lock:
+            if post.remote is not None and post.remote.lost is not None:
+                post.remote = None
+            if post.remote is None:
+                terms = Terms(preparation, initializer, *self._terms)
+                try:
+                    if self._closed:
+                        raise Lost("the pool has ended")
+                    post.remote, hello = self.engine.start(node, share, terms)
+                except Lost:
+                    with self._lock:
+                        self._nodes.pop(node.key, None)
+                    raise
+                _check(hello, node)
+                if self._closed:  # Nobody else would stop it.
+                    post.remote.end()
+            return post.remote
+
+    def lose(self, remote: Remote, reason: str) -> None:
+        """A node is no more."""
+        with self._lock:
+            remote.lost = reason
+            self._nodes.pop(remote.node.key, None)
+
+    def resize(self, processes: int) -> None:
+        """Change the number of seats."""
+        with self._lock:
+            self.processes = processes
+            del self._seats[processes:]
+            self._place(processes)
+            shares = {key: sum(node.key == key for node in self._seats) for key in self._posts}
+            remotes = [(post.remote, shares[key]) for key, post in self._posts.items()]
+        for remote, share in remotes:
+            if remote is not None and share:
+                remote.send("resize", share)
+
+    # Calls and what they need -------------------------------------------------------------------------------
+
+    def note(self, job: int, retries: int, task_timeout: float | None) -> None:
+        """A job begins."""
+        with self._lock:
+            self._limits[job] = Limits(retries, task_timeout)
+
+    def limits(self, job: int) -> Limits:
+        with self._lock:
+            return self._limits.get(job, Limits(0, None))
+
+    def ticket(self) -> int:
+        """Return a name for a call."""
+        return next(self._tickets)
+
+    def keep(self, job: int, key: int, one_object: bool, parcel: _native.Parcel) -> None:
+        """Keep a value for calls; the first relay that hears of it stores it, the others wait until it has."""
+        with self._lock:
+            stored = self._values.setdefault(job, {}).setdefault(key, _Stored(key, one_object))
+        with stored.lock:
+            if stored.value is None:
+                form = self.engine.store(parcel) if parcel.nbytes >= STORED_BYTES_MIN else parcel
+                stored.value = Value(key, one_object, form)
+
+    def needs(self, job: int, remote: Remote) -> list[Value]:
+        """Return the values that a call of the job may need and the agent may not have."""
+        with self._lock:
+            kept = [*self._values.get(0, {}).values(), *self._values.get(job, {}).values()]
+        return [
+            stored.value for stored in kept if stored.value is not None and stored.key not in remote.known
+        ]
+
+    def forget(self, job: int) -> None:
+        """A job is over."""
+        with self._lock:
+            self._limits.pop(job, None)
+            gone = list(self._values.pop(job, {}).values())
+        self._drop(gone)
+
+    def unshare(self, key: int) -> None:
+        """A value that was everybody's is not needed any more."""
+        with self._lock:
+            known = self._values.get(0, {}).pop(key, None)
+        self._drop([] if known is None else [known])
+
+    def _drop(self, gone: list[_Stored]) -> None:
+        """Have agents drop values: large ones now, small ones with the next call."""
+        for remote in self._remotes() if gone else ():
+            known = [stored for stored in gone if stored.key in remote.known]
+            remote.known.difference_update(stored.key for stored in known)
+            large = [stored.key for stored in known if stored.is_large()]
+            if large:
+                remote.send("drop", large)
+            remote.stale.extend(stored.key for stored in known if not stored.is_large())
+
+    def _remotes(self) -> list[Remote]:
+        with self._lock:
+            remotes = [post.remote for post in self._posts.values()]
+        return [remote for remote in remotes if remote is not None and remote.lost is None]
+
+    # Births and the end -------------------------------------------------------------------------------------
+
+    def serve(
+        self, native: _native.Pool, threads: weakref.WeakSet[threading.Thread], modules: set[str]
+    ) -> None:
+        """Have relays stand in for workers when the pool wants some: starts a thread.
+
+        Workers are born with the modules, which may grow.
+        """
+        self.modules = modules
+        from forklift.backends.relay import serve
+
+        _births.import_before_forks()
+        thread = threading.Thread(
+            target=serve, args=(self, native, threads), name="forklift-births", daemon=True
+        )
+        threads.add(thread)
+        thread.start()
+
+    def close(self) -> None:
+        """Stop the agents, and let go of the cluster."""
+        if os.getpid() != self._creator:
+            return
+        with self._lock:
+            closed, self._closed = self._closed, True
+        if closed:
+            return
+        for remote in self._remotes():
+            remote.end()
+        self.engine.close()
+
+
+def _check(hello: Hello, node: Node) -> None:
+    """Refuse an agent that would not understand us."""
+    if hello.version != _native.VERSION:
+        raise Lost(
+            f"node {node.name} has forklift {hello.version}, and this process has {_native.VERSION}: "
+            "install the same version on both"
+        )
+    if hello.python != python_version():
+        raise Lost(
+            f"node {node.name} has {hello.python}, and this process runs {python_version()}: functions that "
+            "travel by value need the same on both"
+        )

@@ -1,0 +1,168 @@
+"""Ray as the engine: an actor on each node, large values in its object store.
+
+What a call has to carry goes as an argument: above 100 KB Ray puts it into its object store, where an agent reads it
+without a copy. Values for several calls are put there once, and come to each node once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from forklift import _native
+from forklift.backends.agent import Agent, Hello, Reply, Request, Terms, Value
+from forklift.backends.cluster import Engine, Lost, Node, Remote
+from forklift.errors import ForkliftError, MemoryLimitExceeded, bounded_text
+
+try:
+    import ray
+except ImportError as error:
+    raise ImportError(
+        "backend='ray' needs Ray, which is not installed: pip install 'forklift[ray]'"
+    ) from error
+
+__all__ = ["RayEngine"]
+
+# How long an agent may take to start: its node may have to start a process first, and cores may be taken.
+START_SECONDS = 60.0
+
+# What an agent's calls may be at one time: two for each worker, and some that are no calls.
+CALLS_PER_WORKER = 2
+OTHER_CALLS = 8
+
+
+class RayEngine(Engine):
+    """A running Ray, found by its own rules, or started on this machine and stopped with this process."""
+
+    name = "Ray"
+    message_cost = 2e-3
+
+    def __init__(self, backend: str) -> None:
+        address = backend if backend != "ray" else None
+        if ray.is_initialized():
+            return
+        try:
+            ray.init(address=address, configure_logging=False, log_to_driver=True)
+        except Exception as error:
+            place = address or "a cluster, or a Ray of its own on this machine"
+            raise ForkliftError(
+                f"Ray cannot reach {place}: {type(error).__name__}: {bounded_text(str(error))}"
+            ) from error
+
+    def nodes(self) -> list[Node]:
+        try:
+            known: list[dict[str, Any]] = ray.nodes()
+        except Exception as error:
+            raise ForkliftError(f"Ray cannot tell its nodes: {type(error).__name__}: {error}") from error
+        nodes = [
+            Node(node["NodeID"], node["NodeManagerHostname"], int(node["Resources"].get("CPU", 0)))
+            for node in known
+            if node["Alive"]
+        ]
+        return [node for node in nodes if node.cores > 0]
+
+    def start(self, node: Node, processes: int, terms: Terms) -> tuple[Remote, Hello]:
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        actor = ray.remote(RayAgent).options(
+            num_cpus=min(processes, node.cores),
+            max_concurrency=CALLS_PER_WORKER * processes + OTHER_CALLS,
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node.key, soft=False),
+        )
+        handle = actor.remote(node.name, processes, terms)
+        try:
+            hello = ray.get(handle.hello.remote(), timeout=START_SECONDS)
+        except ray.exceptions.GetTimeoutError:
+            ray.kill(handle)
+            raise Lost(
+                f"Ray has not started an agent on node {node.name} within {START_SECONDS:.0f} s: "
+                f"the {min(processes, node.cores)} cores that it needs are taken, perhaps by another pool"
+            ) from None
+        except Exception as error:
+            raise Lost(_in_words(error, node)) from error
+        return RayRemote(node, handle), hello
+
+    def store(self, parcel: _native.Parcel) -> Any:
+        return [ray.put(parcel)]  # In a list, or it would be fetched before a call begins.
+
+    def explain(self, error: Exception) -> ForkliftError:
+        if isinstance(error, (ray.exceptions.ObjectStoreFullError, ray.exceptions.OutOfDiskError)):
+            return MemoryLimitExceeded(0, 0, f"Ray's object store, which is full: {bounded_text(str(error))}")
+        return super().explain(error)
+
+    def close(self) -> None:
+        # Ray stays: other code may use it, and starting it anew takes seconds. It ends with this process.
+        return
+
+
+class RayRemote(Remote):
+    """An actor."""
+
+    def __init__(self, node: Node, handle: Any) -> None:
+        super().__init__(node)
+        self._handle = handle
+
+    def call(
+        self,
+        request: Request,
+        parcel: _native.Parcel,
+        needs: list[Value],
+        done: Callable[[Callable[[], Reply]], None],
+    ) -> None:
+        try:
+            future = self._handle.call.remote(request, parcel, needs).future()
+        except ray.exceptions.RayActorError as error:
+            raise Lost(_in_words(error, self.node)) from error
+
+        def settle(future: Any) -> None:
+            def result() -> Reply:
+                try:
+                    reply: Reply = future.result()
+                except (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError) as error:
+                    raise Lost(_in_words(error, self.node)) from error
+                return reply
+
+            done(result)
+
+        future.add_done_callback(settle)
+
+    def send(self, method: str, *arguments: Any) -> None:
+        try:
+            getattr(self._handle, method).remote(*arguments)
+        except Exception:
+            return  # A node that is lost shows in its calls.
+
+    def refusal(self) -> _native.Parcel | None:
+        try:
+            refusal: _native.Parcel | None = ray.get(self._handle.refusal.remote(), timeout=START_SECONDS)
+        except Exception as error:
+            raise Lost(_in_words(error, self.node)) from error
+        return refusal
+
+    def end(self) -> None:
+        try:
+            ray.kill(self._handle)
+        except Exception:
+            return  # It is gone, or Ray is.
+
+
+class RayAgent(Agent):
+    """An agent as an actor."""
+
+    def call(self, request: Request, parcel: _native.Parcel, needs: list[Value]) -> Reply:
+        """See `Agent.run`."""
+        self.keep(needs, _read)
+        return self.run(request, parcel)
+
+
+def _read(stored: Any) -> _native.Parcel:
+    parcel: _native.Parcel = ray.get(stored[0]) if isinstance(stored, list) else stored
+    return parcel
+
+
+def _in_words(error: Exception, node: Node) -> str:
+    """Say what Ray says of a node or actor that is lost."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (
+        f"node {node.name} was lost, says Ray: {type(error).__name__}: {bounded_text(' '.join(lines), 600)}"
+    )
