@@ -117,7 +117,7 @@ def imap(
     length: int | None,
 ) -> Stream:
     size = _options.chunks(chunksize)
-    _options.buffer(buffersize)
+    buffered = _options.buffer(buffersize)
     begin, iterable = _inherit.way(pool, terms.inherit, func, shape, iterable, streamed=True)
     items, count = _options.items(iterable, length)
     job = begin(
@@ -127,7 +127,7 @@ def imap(
         chunksize=size,
         sample=iterable,
         streamed=True,
-        buffersize=buffersize or 0,
+        buffersize=buffered,
         **terms.limits(),
     )
     name = "imap_unordered" if kind is IMapUnorderedIterator else "imap"

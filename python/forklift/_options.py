@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,6 +16,9 @@ PROCESSES_MAX = 10_000
 
 # Chunks are counted in 32 bits.
 CHUNKSIZE_MAX = 2**32 - 1
+
+# Bytes and calls are counted in 64 bits. Who names more (what another system calls "no limit") means all there is.
+COUNT_MAX = 2**63 - 1
 
 # An item that kills this many workers is not tried again for ever.
 RETRIES_MAX = 1_000_000
@@ -110,7 +114,11 @@ def known(caller: str, given: Iterable[str], keywords: Iterable[str]) -> None:
 
 
 def processes(number: int) -> int:
-    """Check a number of workers."""
+    """Check a number of workers. NumPy's integers are numbers too, as for the standard library."""
+    try:
+        number = int(operator.index(number))
+    except TypeError:
+        raise TypeError(f"Number of processes must be an int, not {type(number).__name__}") from None
     if number < 1:
         raise ValueError("Number of processes must be at least 1")
     if number > PROCESSES_MAX:
@@ -118,10 +126,13 @@ def processes(number: int) -> int:
     return number
 
 
-def tasks(number: int | None) -> None:
+def tasks(number: int | None) -> int | None:
     """Check `maxtasksperchild`."""
-    if number is not None and (not isinstance(number, int) or number <= 0):
+    if number is None:
+        return None
+    if not isinstance(number, int) or number <= 0:
         raise ValueError("maxtasksperchild must be a positive int or None")
+    return min(number, COUNT_MAX)
 
 
 def size(name: str, value: int | str) -> int:
@@ -137,7 +148,7 @@ def size(name: str, value: int | str) -> int:
         raise ValueError(
             f'{name} must be a positive number of bytes or a text such as "2GB" or "512MiB", not {value!r}'
         )
-    return int(found)
+    return min(int(found), COUNT_MAX)
 
 
 def choice(name: str, value: str, choices: Sequence[str]) -> None:
@@ -150,21 +161,24 @@ def chunks(size: int | None) -> int:
     """Check a chunk size; 0 stands for "chosen while running"."""
     if size is None:
         return 0
-    if not isinstance(size, int):
-        raise TypeError(f"chunksize must be an int or None, not {type(size).__name__}")
+    try:
+        size = operator.index(size)
+    except TypeError:
+        raise TypeError(f"chunksize must be an int or None, not {type(size).__name__}") from None
     if size < 1:
         raise ValueError(f"Chunksize must be 1+, not {size:n}")
     return min(size, CHUNKSIZE_MAX)
 
 
-def buffer(size: int | None) -> None:
-    """Check a `buffersize`."""
+def buffer(size: int | None) -> int:
+    """Check a `buffersize`; 0 stands for none."""
     if size is None:
-        return
+        return 0
     if not isinstance(size, int):
         raise TypeError("buffersize must be an integer or None")
     if size < 1:
         raise ValueError("buffersize must be None or > 0")
+    return min(size, COUNT_MAX)
 
 
 def items(iterable: Iterable[Any], length: int | None) -> tuple[Iterator[Any], int | None]:

@@ -128,8 +128,8 @@ class Pool:
         self._threads: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
         self._crews: set[_inherit.Crew] = set()
         self._cluster: Cluster | None = None
-        _options.processes(1 if processes is None else processes)
-        _options.tasks(maxtasksperchild)
+        processes = None if processes is None else _options.processes(processes)
+        maxtasksperchild = _options.tasks(maxtasksperchild)
         if initializer is not None and not callable(initializer):
             raise TypeError("initializer must be a callable")
         terms = _options.Terms(on_error, inherit, retries, task_timeout, progress).check()
@@ -504,8 +504,7 @@ class Pool:
             ValueError: for a number below 1, or on a pool that was closed.
         """
         native = self._check_running()
-        self._processes = _options.processes(processes)
-        self._plan["processes"] = processes
+        self._processes = self._plan["processes"] = processes = _options.processes(processes)
         if self._cluster is not None:
             self._cluster.resize(processes)
         native.resize(processes)

@@ -116,6 +116,15 @@ def test_chunk_size_that_is_refused(pool, method, chunksize):
     assert list(getattr(pool, method)(work.square, [2])) == [4]
 
 
+def test_numbers_of_numpy_are_numbers(Pool):
+    numpy = pytest.importorskip("numpy")
+    pool = Pool(numpy.int64(1))
+    assert pool.map(work.square, [1, 2, 3], numpy.int64(2)) == [1, 4, 9]
+    assert list(pool.imap(work.square, [1, 2, 3], numpy.int32(2))) == [1, 4, 9]
+    pool.terminate()
+    pool.join()
+
+
 @pytest.mark.parametrize("name", ["map", "map_async", "starmap", "imap", "imap_unordered", "apply"])
 def test_unknown_option_is_refused(pool, name):
     with pytest.raises(TypeError, match="frobnicate"):

@@ -18,6 +18,7 @@ REFUSED = {
     "processes": ({"processes": 0}, ValueError, "Number of processes must be at least 1"),
     "negative processes": ({"processes": -3}, ValueError, "Number of processes must be at least 1"),
     "processes of text": ({"processes": "two"}, TypeError, None),
+    "half a process": ({"processes": 2.5}, TypeError, "Number of processes must be an int, not float"),
     "unknown option": ({"frobnicate": 1}, TypeError, "frobnicate"),
     "unit of memory_limit": ({"memory_limit": "2XB"}, ValueError, "memory_limit.*2XB|2XB.*memory_limit"),
     "text of memory_limit": ({"memory_limit": "much"}, ValueError, "memory_limit"),
@@ -39,6 +40,16 @@ def test_pool_is_refused(options, error, text):
     with pytest.raises(error, match=text):
         forklift.Pool(**options)
     assert before.leftovers(strict=True) == []  # at once: nothing was ever started
+
+
+BOUNDLESS = {"memory_limit": 2**64, "worker_memory_limit": "99999999TB", "maxtasksperchild": 2**70}
+
+
+@pytest.mark.parametrize("name", BOUNDLESS)
+def test_more_than_can_be_counted_is_no_limit(name):
+    with forklift.Pool(1, **{name: BOUNDLESS[name]}) as pool:
+        assert list(pool.imap(abs, [-1, -2], 2**70, buffersize=2**70)) == [1, 2]
+    pool.join()
 
 
 CALLS = {
