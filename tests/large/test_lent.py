@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 
 import numpy as np
@@ -201,6 +202,42 @@ def test_a_frame_that_items_share(pool):
     result, copied, _ = moved(pool, lambda: pool.starmap(transport.length, items))
     assert result == [N] * 20
     assert copied <= 2 * BYTES + 65_536
+
+
+def look_up(table, i):
+    return float(table[i])
+
+
+class Holder:
+    """An object of which a method is mapped."""
+
+    def __init__(self, table):
+        self.table = table
+
+    def add(self, i):
+        self.table[0] += 1  # copy-on-write, so no other worker sees it
+        return float(self.table[i])
+
+
+FUNCTIONS = {
+    "partial": lambda table: functools.partial(look_up, table),
+    "keyword of a partial": lambda table: functools.partial(lambda i, table: look_up(table, i), table=table),
+    "bound method": lambda table: Holder(table).add,
+    "closure": lambda table: lambda i: float(table[i]),
+}
+
+
+@pytest.mark.parametrize("chunksize", [None, 1])
+@pytest.mark.parametrize("kind", FUNCTIONS)
+def test_what_a_function_holds_crosses_once_for_all_workers(pool, kind, chunksize):
+    table = np.arange(N, dtype=float)
+    function = FUNCTIONS[kind](table)
+    sent = counted(pool, "functions_sent")[0]
+    result, copied, _ = moved(pool, lambda: pool.map(function, range(5, 105), chunksize))
+    assert result == [float(i) for i in range(5, 105)]
+    assert copied == BYTES
+    assert counted(pool, "functions_sent")[0] - sent <= 2
+    assert table[0] == 0
 
 
 def test_retained_items_are_not_changed(pool):

@@ -18,6 +18,7 @@ from . import work
 MB = 1_000_000
 GIB = 1 << 30
 HUGE_NEEDS = 14 * GIB
+BOTH_WAYS_NEED = 20 * GIB
 
 
 def proportional_bytes() -> int:
@@ -35,7 +36,8 @@ def proportional_bytes() -> int:
 class Peak:
     """Samples the proportional set size in a thread while it is open."""
 
-    PAUSE_SECONDS = 0.01
+    def __init__(self, pause_seconds: float = 0.01) -> None:
+        self.pause_seconds = pause_seconds
 
     def __enter__(self) -> Peak:
         gc.collect()
@@ -47,7 +49,7 @@ class Peak:
         return self
 
     def _sample(self) -> None:
-        while not self._over.wait(self.PAUSE_SECONDS):
+        while not self._over.wait(self.pause_seconds):
             self.highest = max(self.highest, proportional_bytes())
             self.samples += 1
 
@@ -170,3 +172,24 @@ def test_bytes_above_four_gib(huge_memory):
     with forklift.Pool(1, memory_limit="12GiB") as pool:
         assert pool.map(len, [data]) == [len(data)]
     pool.join()
+
+
+@pytest.mark.huge
+@pytest.mark.timeout(300)
+def test_six_gib_in_and_out(huge_memory):
+    """Argument and result lie once each in memory that both sides look at: twice the array beside the parent's own."""
+    available = psutil.virtual_memory().available
+    if available < BOTH_WAYS_NEED:
+        pytest.skip(f"6 GiB both ways need 20 GiB of available memory, here are {available / GIB:.1f}")
+    size = 6 * GIB
+    array = np.ones(size, np.uint8)
+    array[-1] = 21
+    with forklift.Pool(1, memory_limit="24GiB") as pool:
+        pool.map(work.total, [np.ones(MB)])
+        # Each look walks through millions of pages, and whoever touches a new one waits for it.
+        with Peak(pause_seconds=0.5) as peak:
+            (result,) = pool.map(work.double, [array])
+        assert pool._counters()["spilled_bytes"] == 0
+    pool.join()
+    assert (len(result), int(result[0]), int(result[-1]), int(array[-1])) == (size, 2, 42, 21)
+    assert 1.9 * size <= peak.extra <= 2.1 * size, f"{peak.extra / MB:.0f} MB"

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 
 import forklift
 from tests.patience import until
+
+from . import transport, work
 
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 ROUNDS = 40
@@ -49,3 +53,27 @@ def test_an_idle_worker_gives_its_free_memory_back() -> None:
         full = process.memory_info().rss
         until(lambda: full - process.memory_info().rss >= 8_000_000, "free memory is given back", 40)
         assert pool.map(len, items, chunksize=60, inherit=False) == [12_000] * 60
+
+
+@pytest.mark.parametrize("way", ["out", "both"])
+def test_a_stream_of_arrays_touches_no_fresh_page(way: str) -> None:
+    """Results are taken one by one and dropped: from some point on every block was touched before, on both sides."""
+    source = [np.full(transport.N, float(index)) for index in range(4)]
+    function, items = {
+        "out": (transport.fresh, itertools.count()),
+        "both": (work.double, itertools.cycle(source)),
+    }[way]
+    with forklift.Pool(2) as pool:
+        stream = pool.imap(function, items, buffersize=4)
+        for _ in itertools.islice(stream, 100):
+            pass  # NumPy is imported, and the window has all its blocks
+        pids = [os.getpid(), *(worker.pid for worker in pool.workers())]
+        before = [page_faults(pid) for pid in pids]
+        fresh = pool._counters()["fresh_bytes"]
+        for _ in itertools.islice(stream, 200):
+            pass
+        faults = [page_faults(pid) - earlier for pid, earlier in zip(pids, before, strict=True)]
+        assert pool._counters()["fresh_bytes"] == fresh
+        del stream
+    # A fresh block for every tenth result would be 3920 faults. What is left is what Python itself needs.
+    assert max(faults) < 200 * (8 * transport.N // PAGE_BYTES) / 10, faults
