@@ -32,6 +32,14 @@ def pytest_configure(config: pytest.Config) -> None:
     )
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that need nearly all memory run in one process, after one another."""
+    for item in items:
+        if item.get_closest_marker("huge"):
+            item.add_marker(pytest.mark.xdist_group("huge"))
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
     report = yield
@@ -54,6 +62,11 @@ def load_pool(name: str) -> Callable[..., Any]:
 @pytest.fixture(autouse=True)
 def clean_house(request: pytest.FixtureRequest) -> Generator[None, None, None]:
     """Fail a test that passed and left a process (any pool) or a thread, descriptor, mapping (forklift)."""
+    yield from kept_clean(request)
+
+
+def kept_clean(request: pytest.FixtureRequest, engine: bool = False) -> Generator[None, None, None]:
+    """See `clean_house`; `engine`: with a cluster at work."""
     before = house.look()
     yield
     if getattr(request.node, "funcargs", None):
@@ -62,7 +75,7 @@ def clean_house(request: pytest.FixtureRequest) -> Generator[None, None, None]:
         return  # a failed test's traceback keeps its pool alive: that is not a second finding
     callspec = getattr(request.node, "callspec", None)
     oracle = callspec is not None and callspec.params.get("implementation") == ORACLE
-    left = before.sweep(strict=not oracle)
+    left = before.sweep(strict=not oracle, engine=engine)
     if left:
         pytest.fail("left behind after the test:\n  " + "\n  ".join(left), pytrace=False)
 

@@ -33,6 +33,9 @@ DESCRIPTOR_KINDS = re.compile(
 #: Names of mappings that are a pool's payload memory.
 MAPPING_NAME = "memfd:forklift"
 
+#: Lines that speak of a pool, and of nothing that a cluster's engine keeps for itself.
+OF_POOLS = re.compile(r"^process .* forklift-(zygote|worker)|^thread |memfd:forklift")
+
 #: Names of threads, Python's and the kernel's, start with this.
 THREAD_NAME = "forklift"
 
@@ -56,11 +59,16 @@ class House:
             lines += [f"mapping {line}" for line in sorted(now.mappings - self.mappings)]
         return lines
 
-    def sweep(self, strict: bool, seconds: float = SWEEP_SECONDS) -> list[str]:
-        """Wait until nothing is left over, at most `seconds`; return what still is."""
+    def sweep(self, strict: bool, seconds: float = SWEEP_SECONDS, engine: bool = False) -> list[str]:
+        """Wait until nothing is left over, at most `seconds`; return what still is.
+
+        With an `engine` of a cluster at work, only what is a pool's counts.
+        """
         deadline = time.monotonic() + seconds
         while True:
             lines = self.leftovers(strict)
+            if engine:
+                lines = [line for line in lines if OF_POOLS.search(line)]
             if not lines or time.monotonic() > deadline:
                 return lines
             gc.collect()  # only now: it takes longer than most tests

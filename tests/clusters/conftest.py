@@ -1,0 +1,116 @@
+"""Real clusters on loopback, one of each kind for a test process, with two nodes each; and the pools that use them."""
+
+from __future__ import annotations
+
+import functools
+import os
+import warnings
+from collections.abc import Callable, Generator
+from typing import Any
+
+import pytest
+
+import forklift
+from tests.conftest import kept_clean
+
+BACKENDS = ("ray", "dask")
+
+#: Cores that each node says it has: tests open several pools at a time.
+CORES = 8
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """All tests of a kind of cluster run in one process, which starts it once."""
+    for item in items:
+        kind = kind_of(item)
+        if kind is not None and "tests/clusters/" in item.path.as_posix():
+            item.add_marker(pytest.mark.xdist_group(kind))
+            item.add_marker(pytest.mark.timeout(120))
+
+
+def kind_of(item: pytest.Item) -> str | None:
+    callspec = getattr(item, "callspec", None)
+    kind = None if callspec is None else callspec.params.get("implementation")
+    return kind if kind in BACKENDS else None
+
+
+@pytest.fixture(autouse=True)
+def clean_house(request: pytest.FixtureRequest) -> Generator[None, None, None]:
+    """As for all tests; but the cluster is there before, and what it keeps is its own."""
+    kind = kind_of(request.node)
+    if kind is not None:
+        request.getfixturevalue(f"{kind}_cluster")
+    yield from kept_clean(request, engine=kind is not None)
+
+
+def start_ray() -> Generator[None, None, None]:
+    ray = pytest.importorskip("ray", reason="Ray has no wheel for this interpreter", exc_type=ImportError)
+    from ray.cluster_utils import Cluster
+
+    os.environ["RAY_AUTH_MODE"] = "disabled"
+    os.environ["RAY_raylet_start_wait_time_s"] = "60"
+    # Other tests fill the machine's memory on purpose, and Ray would kill our agents for it.
+    os.environ["RAY_memory_monitor_refresh_ms"] = "0"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Of Ray's own about its future.
+        cluster = Cluster(
+            initialize_head=True,
+            head_node_args={"num_cpus": CORES, "object_store_memory": 200 << 20, "include_dashboard": False},
+        )
+        cluster.add_node(num_cpus=CORES, object_store_memory=200 << 20)
+        cluster.wait_for_nodes()
+        ray.init(address=cluster.address, configure_logging=False, log_to_driver=False)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+
+
+def start_dask() -> Generator[Any, None, None]:
+    distributed = pytest.importorskip("distributed")
+    cluster = distributed.LocalCluster(
+        n_workers=2, threads_per_worker=CORES, processes=True, dashboard_address=None, memory_limit=0
+    )
+    client = distributed.Client(cluster, set_as_default=False)
+    try:
+        yield client
+    finally:
+        client.close()
+        cluster.close()
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Generator[None, None, None]:
+    """A Ray of two nodes, to which this process is connected."""
+    yield from start_ray()
+
+
+@pytest.fixture(scope="session")
+def dask_cluster() -> Generator[Any, None, None]:
+    """A client of a Dask with two workers, each a process."""
+    yield from start_dask()
+
+
+@pytest.fixture(params=BACKENDS)
+def implementation(request: pytest.FixtureRequest) -> str:
+    """The back end under test, for the tests of `tests.conformance`."""
+    return request.param
+
+
+@pytest.fixture
+def backend(implementation: str, request: pytest.FixtureRequest) -> Any:
+    """What to give to `forklift.Pool(backend=...)`."""
+    cluster = request.getfixturevalue(f"{implementation}_cluster")
+    return "ray" if implementation == "ray" else cluster
+
+
+@pytest.fixture
+def Pool(backend: Any) -> Callable[..., Any]:
+    """A class of pools on a cluster; without a number, of two workers."""
+
+    def make(processes: int | None = 2, *arguments: Any, **options: Any) -> forklift.Pool:
+        return forklift.Pool(processes, *arguments, backend=backend, **options)
+
+    return functools.wraps(forklift.Pool)(make)
