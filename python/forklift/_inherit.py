@@ -62,8 +62,11 @@ class Crew:
         self._what = (function, shape, items, pool._initializer)
         self._native: _native.Pool | None = None
 
-    def open(self, _function: object, _shape: int, *, sample: object, **options: Any) -> Job:
-        """Start the workers and begin the job, in the manner of `Pool._open`; it is fed with numbers of items."""
+    def open(self, _function: object, _shape: int, *, sample: object, **options: Any) -> _native.Job:
+        """Start the workers and begin the job, in the manner of `Pool._open`; it is fed with numbers of items.
+
+        Whoever cancels the job ends the workers: nothing else needs them, and the native pool is closed.
+        """
         pool, self._pool = self._pool, None
         assert pool is not None
         number = next(_numbers)
@@ -102,7 +105,7 @@ class Crew:
         except BaseException:
             native.terminate()
             raise
-        return Job(job, native)
+        return job
 
     def terminate(self) -> None:
         """Kill the workers; the call raises `ForkliftError`."""
@@ -121,22 +124,6 @@ def _serve(crew: Crew, native: _native.Pool, number: int, crews: set[Crew]) -> N
     finally:
         _held.pop(number, None)
         crews.discard(crew)
-
-
-class Job:
-    """A crew's job. Nothing else needs its workers, so whoever cancels it ends them."""
-
-    def __init__(self, job: _native.Job, native: _native.Pool) -> None:
-        self._job = job
-        self._native = native
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._job, name)
-
-    def cancel(self) -> None:
-        """Drop what has not begun, and kill what runs."""
-        self._job.cancel()
-        self._native.terminate()
 
 
 def end(crews: Iterable[Crew]) -> None:

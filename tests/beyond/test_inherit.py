@@ -180,6 +180,21 @@ def test_an_iterator_that_is_dropped_ends_its_workers(pool, tmp_path):
     assert pool.map(kind, [1]) == ["int"]
 
 
+def test_a_cancelled_call_says_so_and_ends_its_workers(pool, tmp_path):
+    def report(_):
+        (tmp_path / str(os.getpid())).touch()
+        time.sleep(60)
+
+    result = pool.map_async(report, items_of(4), 1)
+    until(lambda: len(list(tmp_path.iterdir())) == 2, "both workers are at it")
+    assert result.cancel() is True
+    with pytest.raises(forklift.CancelledError):
+        result.get(30)
+    until(lambda: not pool._crews, "the end of the workers")
+    assert not any(os.path.exists(f"/proc/{path.name}") for path in tmp_path.iterdir())
+    assert pool.map(kind, [1]) == ["int"]
+
+
 def test_terminate_ends_the_workers_of_calls():
     pool = forklift.Pool(2, inherit=True)
     result = pool.map_async(time.sleep, [60] * 4)
