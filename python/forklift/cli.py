@@ -114,6 +114,21 @@ class _Numbers(click.ParamType[Any]):
             self.fail(f"{value!r} is not a list of numbers, such as 1,2,4", param, ctx)
 
 
+class _Target(click.Path):
+    """A file to be written: whether there is a place for it is asked before the minutes of work, not after."""
+
+    def __init__(self) -> None:
+        super().__init__(dir_okay=False, writable=True)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        place = Path(value).absolute().parent
+        if not place.is_dir():
+            self.fail(f"there is no directory {str(place)!r} to write it to", param, ctx)
+        if not os.access(place, os.W_OK) and not Path(value).exists():
+            self.fail(f"{str(place)!r} may not be written to", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 @main.command()
 @click.argument("func", type=_Named(), metavar="MODULE:FUNC")
 @click.argument("items", type=_Named(), metavar="MODULE:ITEMS")
@@ -121,7 +136,7 @@ class _Numbers(click.ParamType[Any]):
 @click.option("--processes", type=_Numbers(), help="Numbers of workers to try.")
 @click.option("--chunksize", type=_Numbers(), help="Chunk sizes to try.")
 @click.option("--threads", type=_Numbers(), help="Threads of BLAS in each worker to try.")
-@click.option("--page", type=click.Path(dir_okay=False, writable=True), help="Write a page with plots.")
+@click.option("--page", type=_Target(), help="Write a page with plots.")
 def tune(
     func: Callable[[Any], Any],
     items: Any,
@@ -175,7 +190,7 @@ _KNOWN = Choice()
 @click.option(
     "--cap", type=click.FloatRange(0), default=10.0, show_default=True, help="Seconds for a rival in a case."
 )
-@click.option("--page", type=click.Path(dir_okay=False, writable=True), help="Write all figures as Markdown.")
+@click.option("--page", type=_Target(), help="Write all figures as Markdown.")
 def bench(
     quick: bool,
     cases: tuple[str, ...],
@@ -212,9 +227,7 @@ def bench(
 
 @main.command()
 @click.argument("file", type=click.Path(exists=True, dir_okay=False))
-@click.option(
-    "--save", "target", type=click.Path(dir_okay=False), help="Write it as .html, .json or .trace.json."
-)
+@click.option("--save", "target", type=_Target(), help="Write it as .html, .json or .trace.json.")
 def report(file: str, target: str | None) -> None:
     """Show a report that was saved with `report.save("….json")`, or turn it into a page or a trace.
 

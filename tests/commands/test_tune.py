@@ -192,6 +192,20 @@ def test_the_command_names_what_is_wrong(tmp_path, func, items, error):
     assert error in " ".join(done.stderr.split())
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [("tune", "job:work", "job:items", "--page"), ("bench", "--page"), ("report", "job.py", "--save")],
+)
+def test_a_page_that_has_no_place_is_refused_before_the_work(tmp_path, arguments):
+    (tmp_path / "job.py").write_text(
+        "items = [1]\ndef work(x):\n    open('worked', 'w').close()\n    return x\n"
+    )
+    done = command(*arguments, "nowhere/page.html", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "there is no directory" in done.stderr and "nowhere" in done.stderr
+    assert not (tmp_path / "worked").exists()
+
+
 def test_a_saved_report_is_shown_and_turned_into_a_page(tmp_path):
     with forklift.Pool(2) as pool:
         pool.map(abs, range(100))
