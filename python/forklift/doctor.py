@@ -32,7 +32,11 @@ Grade = Literal["good", "note", "bad"]
 MEMORY_FEW = 500 << 20
 DESCRIPTORS_PER_WORKER = 16  # socket, process, pipe, and segments on both sides, with room
 DESCRIPTORS_SPARE = 64
+THREADS_PER_WORKER = 3  # itself, its successor, and a thread of a library
+PROCESSES_SPARE = 4  # the zygote, and threads of the pool
 PRESSURE_NOTED = 10.0  # per cent of the last ten seconds
+
+CGROUPS = "/sys/fs/cgroup"
 
 MADV_POPULATE_WRITE = 23
 F_ADD_SEALS, F_SEAL_SHRINK = 1033, 2
@@ -56,6 +60,7 @@ def examine() -> Iterator[Finding]:
     yield from _memory()
     yield from _pressure()
     yield from _limits()
+    yield from _start_methods()
     yield from _kernel()
     yield from _disk()
     yield from _threads_of_libraries()
@@ -148,11 +153,9 @@ def _limits() -> Iterator[Finding]:
         f"{_count(descriptors)} allowed",
         f"too few for {workers} workers, who may need {needed}" if few else f"enough for {workers} workers",
         "bad" if few else "good",
-        f"ulimit -n {needed if most == resource.RLIM_INFINITY else min(needed, most)}" if few else "",
+        _more_descriptors(needed, most) if few else "",
     )
-    processes = resource.getrlimit(resource.RLIMIT_NPROC)[0]
-    if processes != resource.RLIM_INFINITY and processes < 4 * workers:
-        yield Finding("processes", f"{processes} allowed", "workers may not be born", "bad", "ulimit -u")
+    yield _processes(workers)
     for name, limit, means in (
         ("address space", resource.RLIMIT_AS, "segments of shared memory count towards it, in every process"),
         ("file size", resource.RLIMIT_FSIZE, "shared memory lies in memory files, which it cuts"),
@@ -161,6 +164,59 @@ def _limits() -> Iterator[Finding]:
         if value != resource.RLIM_INFINITY:
             mend = f"ulimit -{'v' if limit == resource.RLIMIT_AS else 'f'} unlimited"
             yield Finding(name, f"limited to {size(value)}", means, "note", mend)
+
+
+def _more_descriptors(needed: int, most: int) -> str:
+    if most == resource.RLIM_INFINITY or needed <= most:
+        return f"ulimit -n {needed}"
+    return f"raise the hard limit from {most} to {needed}, as root or where the container is set up"
+
+
+def _processes(workers: int) -> Finding:
+    """The limit that leaves least room. The user's own counts whatever the user has started; it does not bind root."""
+    room = [(limit - used, limit, "pids.max of the cgroup") for limit, used in _cgroup_processes()]
+    allowed = resource.getrlimit(resource.RLIMIT_NPROC)[0]
+    if allowed != resource.RLIM_INFINITY:
+        room.append((allowed, allowed, "ulimit -u"))
+    if not room:
+        return Finding("processes", "any number", "workers can be born")
+    left, limit, name = min(room)
+    needed = PROCESSES_SPARE + THREADS_PER_WORKER * workers
+    found = f"{_count(limit)} allowed" + (f", {_count(max(left, 0))} left" if left < limit else "")
+    if left < needed:
+        return Finding("processes", found, "workers may not be born", "bad", f"raise {name}")
+    return Finding("processes", found, f"enough for {workers} workers")
+
+
+def _cgroup_processes() -> Iterator[tuple[int, int]]:
+    """How many processes and threads each cgroup that this process is in may have, where it has a limit, and has."""
+    for line in _read("/proc/self/cgroup").splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers in ("", "pids"):
+            mount = Path(CGROUPS, controllers)
+            own = mount / path.lstrip("/")
+            for place in (own, *own.parents):
+                limit, used = _read(str(place / "pids.max")), _read(str(place / "pids.current"))
+                if limit.strip().isdigit() and used.strip().isdigit():
+                    yield int(limit), int(used)
+                if place == mount:
+                    break
+
+
+def _start_methods() -> Iterator[Finding]:
+    import multiprocessing
+
+    forks = multiprocessing.get_all_start_methods()[0] == "fork"  # the default comes first
+    yield Finding(
+        "start methods",
+        "a fork server of the pool's own, fork, spawn",
+        "workers come from a clean interpreter unless context= asks for another; "
+        + (
+            'inherit="auto" may fork this process, where that is safe'
+            if forks
+            else "this process is forked with inherit=True only"
+        ),
+    )
 
 
 def _kernel() -> Iterator[Finding]:

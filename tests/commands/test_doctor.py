@@ -9,8 +9,10 @@ import subprocess
 import sys
 from collections.abc import Callable
 
+import pytest
+
 import forklift
-from forklift import _native
+from forklift import _native, doctor
 
 
 def run(
@@ -64,6 +66,11 @@ def test_too_few_descriptors_are_named_with_what_to_do():
     assert found["mend"] == f"ulimit -n {limit + 1}"
 
 
+def test_a_hard_limit_on_descriptors_is_not_what_ulimit_can_raise():
+    done = run("doctor", "--json", before=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (60, 60)))
+    assert findings(done)["open files"]["mend"].startswith("raise the hard limit from 60 to ")
+
+
 def test_a_limit_on_file_sizes_is_named():
     def cut() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 30, 1 << 30))
@@ -71,6 +78,37 @@ def test_a_limit_on_file_sizes_is_named():
     found = findings(run("doctor", "--json", before=cut))["file size"]
     assert found["found"] == "limited to 1.07 GB"
     assert found["mend"] == "ulimit -f unlimited"
+
+
+def test_a_limit_on_processes_is_named():
+    found = findings(
+        run("doctor", "--json", before=lambda: resource.setrlimit(resource.RLIMIT_NPROC, (5, 5)))
+    )["processes"]
+    assert (found["found"], found["grade"], found["mend"]) == ("5 allowed", "bad", "raise ulimit -u")
+
+
+@pytest.mark.parametrize("controller", ["", "pids"])
+def test_the_cgroup_with_least_room_for_processes_counts(tmp_path, monkeypatch, controller):
+    """Version 2 and version 1; the outer one has the limit that matters, and the innermost has none."""
+    own = tmp_path / controller / "outer" / "inner"
+    own.mkdir(parents=True)
+    for place, limit in ((own, "max"), (own.parent, "100"), (own.parent.parent, "1000")):
+        (place / "pids.max").write_text(f"{limit}\n")
+        (place / "pids.current").write_text("95\n")
+    real = doctor._read
+    told = f"1:cpu:/elsewhere\n3:{controller}:/outer/inner\n"
+    monkeypatch.setattr(doctor, "_read", lambda path: told if path == "/proc/self/cgroup" else real(path))
+    monkeypatch.setattr(doctor, "CGROUPS", str(tmp_path))
+    assert list(doctor._cgroup_processes()) == [(100, 95), (1000, 95)]
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    found = doctor._processes(2)
+    assert (found.found, found.grade) == ("100 allowed, 5 left", "bad")
+    assert found.mend == "raise pids.max of the cgroup"
+
+
+def test_start_methods_are_told():
+    found = findings(run("doctor", "--json"))["start methods"]
+    assert "fork server" in found["found"] and "inherit" in found["means"]
 
 
 def test_one_core_is_told():
