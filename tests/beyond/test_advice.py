@@ -100,7 +100,7 @@ CASES = {
             parent={"decode_result": 0.1},
             lanes=lanes(0.3, 0.3, hand_over=0.5),
         ),
-        ["600 ms of 1.05 s for 839 MB", "Only 0 of it"],
+        ["600 ms of 1.05 s for 839 MB", "Only 0 of it", "map_blocks(out=)"],
         [
             figures(bytes_out={"copied": 800 * MB}, lanes=lanes(0.9, 0.9, hand_over=0.01)),  # cheap
             figures(parent={"decode_result": 0.3}),  # small results
@@ -160,15 +160,18 @@ CASES = {
     "python_objects": (
         figures(parent={"encode": 0.5}, lanes=lanes(0.5, 0.5, decode=0.4)),
         [
-            "900 ms of 1.05 s",
+            "887 ms of 1.05 s",
             "inherit=True",
             "forking takes about 15.9 ms",
-            "would win 884 ms",
+            "would win 871 ms",
             "few, or cheap",
         ],
         [
             figures(parent={"encode": 0.5}, inherit="inherit: inherit=True"),
             figures(parent={"encode": 0.05, "copy": 0.5}),  # arrays
+            figures(
+                parent={"encode": 0.05}, lanes=lanes(0.6, 0.6, decode=0.4), firsts=(2, 2, 0.82, 0.4)
+            ),  # imports
         ],
     ),
     "copied_items": (
@@ -225,6 +228,12 @@ def negate(number):
 
 def nap(seconds):
     time.sleep(seconds)
+
+
+def die_on_three(number):
+    if number == 3:
+        os._exit(1)
+    time.sleep(0.01)
 
 
 def make_rows(count):
@@ -296,6 +305,31 @@ def test_an_iterator_over_one_object():
 
 def test_a_slow_generator():
     assert first_advice(lambda pool: pool.map(negate, slowly(40))).rule == "slow_iterable"
+
+
+def test_arrays_that_have_to_be_copied():
+    arrays = [np.ones(2 * MB) for _ in range(20)]
+    assert first_advice(lambda pool: pool.map(total, arrays)).rule == "copied_items"
+
+
+def test_arrays_whose_library_each_worker_imports_are_not_taken_for_python_objects():
+    """The first item's decoding imports NumPy: that is a slow start, and `inherit` would not mend it."""
+    arrays = [np.ones(1 << 17) for _ in range(40)]
+    with Pool(2) as pool:
+        pool.map(abs, range(4), 1)  # workers are born before anything needs NumPy
+        pool.map(len, arrays)
+        rules = [advice.rule for advice in pool.report().advice]
+    assert "slow_start" in rules and "python_objects" not in rules, rules
+
+
+def test_a_chunk_size_for_one_worker():
+    advice = first_advice(lambda pool: pool.map(nap, [0.02] * 10, 10))
+    assert advice.rule == "too_few_chunks" and "chunksize=10" in advice.text
+
+
+def test_workers_that_die():
+    advice = first_advice(lambda pool: pool.map(die_on_three, range(8), 1, on_error="return"))
+    assert advice.rule == "deaths" and "1 workers died" in advice.text
 
 
 def test_work_that_scales_gets_no_advice():

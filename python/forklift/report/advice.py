@@ -56,9 +56,23 @@ def _sides(report: Report) -> int:
     return max(1, min(report.processes, report.cores))
 
 
+def _decoding(report: Report) -> float:
+    """What decoding items costs, as a part of the wall time.
+
+    Of workers' first answers only the time for decoding and function together is known, in which they import what items
+    and function need: `slow_start` says so. They count as later ones did, where there were enough of these.
+    """
+    decode = report.workers["decode"]
+    items, seconds = report.firsts[1:3]
+    if 2 * items <= report.answered:
+        later = max(decode - seconds, 0.0)
+        decode = min(decode, later * report.answered / (report.answered - items))
+    return decode / _sides(report)
+
+
 def _there(report: Report) -> float:
     """What items cost on their way, as a part of the wall time."""
-    return report.parent["encode"] + report.parent["copy"] + report.workers["decode"] / _sides(report)
+    return report.parent["encode"] + report.parent["copy"] + _decoding(report)
 
 
 def _back(report: Report) -> float:
@@ -99,6 +113,9 @@ def heavy_results(report: Report) -> Advice | None:
             f"Only {size(out['handed_over'])} of it could be handed over as it lay: return less, or new arrays that "
             "nothing in the worker keeps, which are not copied."
         )
+    cure += (
+        " Where results are parts of one array, map_blocks(out=) has workers write them where they shall lie."
+    )
     return Advice(
         "heavy_results",
         f"Results take longer than items: {seconds(cost)} of {seconds(report.wall)} for {size(moved)}. {cure}",
@@ -251,7 +268,7 @@ def python_objects(report: Report) -> Advice | None:
     """Turning Python objects into bytes and back dominates."""
     if not report.inherit.startswith("copy") or report.answered == 0:
         return None
-    cost = report.parent["encode"] + report.workers["decode"] / _sides(report)
+    cost = report.parent["encode"] + _decoding(report)
     large = sum(report.bytes_in.values()) >= 1024 * report.answered
     if not large or cost < report.parent["copy"] or cost / report.answered < 20e-6:
         return None
