@@ -21,6 +21,9 @@ Progress = bool | str | Callable[[int, int | None], object]
 # The bar's clock goes on this often while nothing comes, and its bytes are looked up this often.
 _REFRESH_SECONDS = 0.5
 
+# Columns below which the bytes are one figure, and none. tqdm would cut them off in the middle, and leave no bar.
+_WIDE, _NARROW = 100, 70
+
 _LOCK = threading.RLock()
 
 
@@ -84,6 +87,9 @@ class _Bar(Meter):
 
     def _bytes(self) -> str:
         there, back = self._telemetry.bytes()
+        columns = _WIDE if _in_notebook() else _columns() or _WIDE
+        if columns < _WIDE:
+            return size(there + back) if columns >= _NARROW else ""
         return f"{size(there)} in, {size(back)} out"
 
 

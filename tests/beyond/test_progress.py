@@ -247,6 +247,12 @@ def test_a_narrow_terminal(scripts):
     assert any(re.search(r"a long description of it", state) for state in states)
 
 
+@pytest.mark.parametrize(("columns", "end"), [(60, r"items/s\]"), (80, r"items/s, [\d.]+ K?B\]")])
+def test_figures_are_left_out_rather_than_cut_off(scripts, columns, end):
+    last = on_terminal(scripts, "napping", "pool.map(nap, [0.01] * 700)", columns)[-2]
+    assert len(last) <= columns and re.search(r"\|█+\| 700/700 .*" + end + "$", last.rstrip()), last
+
+
 def test_a_terminal_that_does_not_tell_its_width(scripts):
     assert "100%" in on_terminal(scripts, True, "pool.map(nap, [0.01] * 20)", columns=0)[-2]
 
