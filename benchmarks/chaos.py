@@ -1,5 +1,7 @@
 """Maps of large mixed items while a killer strikes at random: `make chaos`, ARGS='--seconds 20 --seed 7'.
 
+Payload takes every way that there is: in messages, copied, lent from `shared_arrays()`, as a place in a file, once for
+all items, inherited, handed over, spilled to a disk, and written by workers into one array (`map_blocks(out=True)`).
 Every result is compared with the for loop's. An item that its worker's death took with it is reported by the pool by
 name (`WorkerDied` in its place) and given to the pool again, so nothing may be missing in the end.
 """
@@ -13,8 +15,10 @@ import os
 import random
 import signal
 import sys
+import tempfile
 import threading
 import time
+import warnings
 from collections import Counter
 from typing import Any
 
@@ -26,7 +30,16 @@ import forklift
 from tests import house
 
 METHODS = ("map", "imap", "imap_unordered", "starmap", "apply_async")
-KINDS = ("array", "bytes", "list", "frame", "small")
+KINDS = ("array", "bytes", "list", "frame", "small", "file", "common")
+#: What many items hold, so that it is sent once. Of a type of its own: it is not written to, since two such items whose
+#: results are both that array would see each other's writes.
+COMMON = np.arange(300_000, dtype=np.float32)
+FILE = tempfile.NamedTemporaryFile(prefix="forklift-chaos-")  # noqa: SIM115  # it goes with the program
+COMMON.astype(np.float64).tofile(FILE.name)
+#: Results of a call that hold more than this are spilled.
+TIGHT = "8MB"
+#: Bytes by the ways that the pools count.
+WAYS = ("bytes_in_messages", "bytes_copied_in", "bytes_lent", "result_bytes_handed", "spilled_bytes")
 #: Beyond this the run hangs: stacks are printed and the command fails.
 GRACE_SECONDS = 60.0
 #: So many strikes at one item in a row are beyond chance.
@@ -42,6 +55,10 @@ def make(index: int, kind: str) -> Any:
         return index.to_bytes(4, "little") * size
     if kind == "list":
         return [index, "text" * (size % 50), np.full(size, index), {"key": bytes(size)}]
+    if kind == "file":
+        return np.memmap(FILE.name, np.float64, "r", 8 * (index % 1000), shape=(100_000,))
+    if kind == "common":
+        return COMMON
     if kind == "frame":
         return pd.DataFrame({"a": np.arange(size) + index, "b": np.full(size, 0.5)})
     return index
@@ -50,7 +67,9 @@ def make(index: int, kind: str) -> Any:
 def work(index: int, value: Any) -> tuple[int, Any]:
     """Changes arguments in place, as a worker may: an item that is tried again must not show it."""
     time.sleep(index * 31 % 10 / 1000)
-    if isinstance(value, np.ndarray):
+    if isinstance(value, np.memmap) or getattr(value, "dtype", None) == COMMON.dtype:
+        value = np.asarray(value) + index
+    elif isinstance(value, np.ndarray):
         value *= 2
     elif isinstance(value, bytes):
         value = value[::-1]
@@ -99,7 +118,10 @@ class Killer(threading.Thread):
 
     def strike(self) -> None:
         me = psutil.Process()
-        zygotes = me.children()
+        try:  # workers that inherit are forks of this process; what it has started otherwise are zygotes
+            zygotes = [child for child in me.children() if child.cmdline() != me.cmdline()]
+        except psutil.NoSuchProcess:
+            return
         workers = [p for p in me.children(recursive=True) if p not in zygotes]
         zygote = self.random.random() < 0.05
         victims = zygotes if zygote else workers
@@ -119,10 +141,12 @@ class Killer(threading.Thread):
         self.strikes[("zygote " if zygote else "worker ") + way] += 1
 
 
-def call(pool: Any, method: str, items: list[tuple[int, Any]], chunksize: int | None) -> list[Any]:
+def call(
+    pool: Any, method: str, items: list[tuple[int, Any]], chunksize: int | None, inherit: bool
+) -> list[Any]:
     """The outcomes of one call: results, or exceptions in their place; imap_unordered's in any order."""
     if method == "starmap":
-        return list(pool.starmap(work, items, chunksize, on_error="return"))
+        return list(pool.starmap(work, items, chunksize, on_error="return", inherit=inherit))
     if method == "apply_async":
         outcomes: list[Any] = []
         for pending in [pool.apply_async(work, item) for item in items]:
@@ -131,22 +155,25 @@ def call(pool: Any, method: str, items: list[tuple[int, Any]], chunksize: int | 
             except forklift.WorkerDied as error:
                 outcomes.append(error)
         return outcomes
-    return list(getattr(pool, method)(work_on, items, chunksize, on_error="return"))
+    return list(getattr(pool, method)(work_on, items, chunksize, on_error="return", inherit=inherit))
 
 
 def one_round(pool: Any, dice: random.Random, counts: Counter[str]) -> None:
     method, count = dice.choice(METHODS), dice.randrange(1, 60)
     chunksize = dice.choice([None, 1, 7])
+    shared, inherit = dice.random() < 0.5, method != "apply_async" and dice.random() < 0.3
     kinds = {index: dice.choice(KINDS) for index in range(count)}
-    shared = dice.random() < 0.5
     counts["items"] += count
+    counts["items inherited"] += count * inherit
     missing = set(kinds)
     for attempt in range(ATTEMPTS_MAX):
         if attempt:
             counts["resubmitted"] += len(missing)
         with forklift.shared_arrays() if shared else contextlib.nullcontext():
             items = [(index, make(index, kinds[index])) for index in sorted(missing)]
-        outcomes = call(pool, method, items, chunksize)
+        outcomes = call(pool, method, items, chunksize, inherit)
+        if inherit:  # by workers of the call's own, which the pool does not count
+            counts["tried again"] += pool.report().staff["retries"]
         if len(outcomes) != len(missing):
             counts["lost silently"] += abs(len(missing) - len(outcomes))
         for outcome in outcomes:
@@ -164,6 +191,16 @@ def one_round(pool: Any, dice: random.Random, counts: Counter[str]) -> None:
     counts["given up"] += len(missing)
 
 
+def one_array(pool: Any, dice: random.Random, counts: Counter[str]) -> None:
+    """Blocks of one array, which workers write into another."""
+    with forklift.shared_arrays() if dice.random() < 0.5 else contextlib.nullcontext():
+        array = np.arange(dice.randrange(1, 2_000_000), dtype=np.float64)
+    block = dice.choice([None, 20_000])
+    negated = pool.map_blocks(np.negative, array, block=block, out=True, retries=ATTEMPTS_MAX)
+    counts["arrays cut into blocks"] += 1
+    counts["wrong"] += not np.array_equal(negated, -array)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=120.0)
@@ -179,16 +216,24 @@ def main() -> int:
         Killer(options.seed + 1),
         time.monotonic() + options.seconds,
     )
+    # The killer is a thread that forks should not meet: it holds no lock that a worker needs.
+    warnings.filterwarnings("ignore", "inherit=True forks this process", RuntimeWarning)
     killer.start()
     try:
         while time.monotonic() < end:
             # Half of the pools try items again by themselves; for the others this program does it.
-            with forklift.Pool(4, retries=dice.choice([0, 20])) as pool:
+            limit = dice.choice([None, TIGHT])
+            with forklift.Pool(4, retries=dice.choice([0, 20]), memory_limit=limit) as pool:
                 for _ in range(dice.randrange(1, 20)):
                     one_round(pool, dice, counts)
+                    if dice.random() < 0.2:
+                        one_array(pool, dice, counts)
                     if time.monotonic() > end:
                         break
-                counts["tried again"] += pool._counters()["retried"]
+                counters = pool._counters()
+                counts["tried again"] += counters["retried"]
+                for way in WAYS:
+                    counts[way] += counters[way]
     finally:
         killer.over.set()
         killer.join()
@@ -196,6 +241,9 @@ def main() -> int:
             print(f"strikes {killer.strikes.total()}: {dict(sorted(killer.strikes.items()))}")
             for name in (
                 "items",
+                "items inherited",
+                "arrays cut into blocks",
+                *WAYS,
                 "tried again",
                 "lost by name",
                 "resubmitted",
