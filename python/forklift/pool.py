@@ -146,7 +146,7 @@ class Pool:
         )
         _budget.shares(1, memory_limit, spill_dir)  # Checks both, before anything is started.
         if method == backends.RELAYS:
-            self._cluster = backends.cluster(backend, processes, maxtasksperchild, limit)
+            self._cluster = backends.connect(backend, processes, maxtasksperchild, limit)
             # The nodes see to it.
             processes, maxtasksperchild, limit = self._cluster.processes, None, None
         processes = processes or _native.cores()

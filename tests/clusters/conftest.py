@@ -71,7 +71,7 @@ def start_ray() -> Generator[None, None, None]:
 def start_dask() -> Generator[Any, None, None]:
     distributed = pytest.importorskip("distributed")
     cluster = distributed.LocalCluster(
-        n_workers=2, threads_per_worker=CORES, processes=True, dashboard_address=None, memory_limit=0
+        n_workers=2, threads_per_worker=CORES, processes=True, dashboard_address="127.0.0.1:0", memory_limit=0
     )
     client = distributed.Client(cluster, set_as_default=False)
     try:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from forklift.backends.cluster import Cluster, Engine
 
-__all__ = ["LOCAL", "RELAYS", "check", "cluster", "costs"]
+__all__ = ["LOCAL", "RELAYS", "check", "connect", "costs"]
 
 LOCAL = "local"
 
@@ -50,7 +50,7 @@ def check(backend: Any) -> str:
     raise TypeError(f"{_CHOICES}, not {type(backend).__name__}")
 
 
-def cluster(
+def connect(
     backend: Any, processes: int | None, maxtasksperchild: int | None, worker_memory_limit: int | None
 ) -> Cluster:
     """Connect to a cluster, for as many workers, or as many as it has cores.
