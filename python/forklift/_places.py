@@ -91,6 +91,8 @@ class Writer(partial):  # type: ignore[type-arg]
     A `partial`, so that whoever looks through it for the user's function knows how.
     """
 
+    casting = "same_kind"
+
     def __call__(self, block: Any, part: Any) -> Any:
         """Return None if the result was put into the part, else the result."""
         if part is None:
@@ -98,8 +100,14 @@ class Writer(partial):  # type: ignore[type-arg]
         if _fills(self.func, block, part):
             self.func(block, out=part)
         else:
-            fill(part, self.func(block))
+            fill(part, self.func(block), self.casting)
         return None
+
+
+class SafeWriter(Writer):
+    """For an array that nobody chose the type of: whichever block was first did, and none may lose anything by it."""
+
+    casting = "safe"
 
 
 def _fills(func: Any, block: Any, part: Any) -> bool:
@@ -115,8 +123,11 @@ def _fills(func: Any, block: Any, part: Any) -> bool:
         return False
 
 
-def fill(part: Any, result: Any) -> None:
-    """Put a block's result into the part of `out` that is the block's."""
+def fill(part: Any, result: Any, casting: Any) -> None:
+    """Put a block's result into the part of `out` that is the block's.
+
+    `casting` is NumPy's word for what may become of its values: "same_kind" also cuts texts and rounds.
+    """
     import numpy
 
     if not isinstance(result, numpy.ndarray):
@@ -129,4 +140,11 @@ def fill(part: Any, result: Any) -> None:
             f"the function returned an array of shape {result.shape} for a block whose part of out has shape "
             f"{part.shape}"
         )
-    numpy.copyto(part, result, casting="same_kind")
+    if not numpy.can_cast(result.dtype, part.dtype, casting):
+        advice = ", the type of the first result: give an array as out" if casting == "safe" else ""
+        raise TypeError(
+            f"the function returned an array of {result.dtype} for a block whose part of out is of {part.dtype}{advice}"
+        )
+    if type(result) is not numpy.ndarray and numpy.ma.is_masked(result):
+        raise TypeError("the function returned an array with masked values, and out has no room for a mask")
+    numpy.copyto(part, result, casting=casting)

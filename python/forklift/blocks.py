@@ -66,11 +66,10 @@ def map_blocks(
         choice("combine", combine, ("concat", "list"))
         results = Joined(axis) if combine == "concat" else Listed()
     call = _Call(cut, sizes, results, terms.on_error == "return")
-    lends = isinstance(results, Out)
-    function: Any = _places.Writer(func) if lends else func
+    function: Any = results.writer(func) if isinstance(results, Out) else func
     job = pool._open(
         function,
-        STAR if lends else ONE,
+        STAR if isinstance(results, Out) else ONE,
         items=sizes.count(),
         chunksize=1,
         sample=[obj],
@@ -290,6 +289,7 @@ class Out(_Results):
         # Blocks whose workers were given their part.
         self._written: set[int] = set()
         self._array: Any = None
+        self.writer = _places.SafeWriter if out is True else _places.Writer
         if out is not True:
             if type(out) not in (numpy.ndarray, numpy.memmap):
                 raise TypeError(f"out must be a NumPy array or True, not {type(out).__name__}")
@@ -322,7 +322,7 @@ class Out(_Results):
             return
         if self._array is None:
             self._array = self._make(result, stop - start)
-        _places.fill(self._part(start, stop), result)
+        _places.fill(self._part(start, stop), result, self.writer.casting)
 
     def _make(self, first: Any, length: int) -> Any:
         """Make the array, from what the first block to be done gave."""

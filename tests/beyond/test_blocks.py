@@ -509,6 +509,33 @@ def test_results_that_do_not_fit_out(pool, out):
         assert "complex128" in str(error)
 
 
+def wider_later(part):
+    return np.full(len(part), "a longer text" if part[0] else "short")
+
+
+def rounder_at_first(part):
+    return part * 1.1 if part[0] else part.astype(np.float32)
+
+
+@pytest.mark.parametrize("func", [wider_later, rounder_at_first])
+def test_a_new_array_loses_nothing_of_later_results(func):
+    with forklift.Pool(1) as pool:
+        error = failure(pool, func, np.arange(1000.0), out=True, block=300)
+    assert isinstance(error, TypeError)
+    assert "the type of the first result: give an array as out" in str(error)
+
+
+@pytest.mark.parametrize("out", [True, "shared", "plain"])
+def test_masked_values_are_refused_for_out(pool, out):
+    array = np.ma.masked_greater(np.arange(1000.0), 950)
+    into = {"shared": shared(np.ones(1000)), "plain": np.ones(1000)}.get(out, out)
+    error = failure(pool, lambda part: part * 2, array, out=into, block=100)
+    assert isinstance(error, TypeError)
+    assert "no room for a mask" in str(error)
+    result = pool.map_blocks(lambda part: part.filled(0.0), array, out=into, block=100)
+    assert np.array_equal(result, array.filled(0.0))
+
+
 def test_a_closed_pool_refuses():
     pool = forklift.Pool(1)
     pool.close()
