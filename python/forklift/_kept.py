@@ -55,9 +55,9 @@ def map(
         func, items: as for `Pool.map`.
         processes: how many workers; by default the cores that affinity and cgroup quota leave to this process.
         options: of the call: `chunksize`, `length`, `on_error`, `inherit`, `retries`, `task_timeout`, `progress`; of
-            the pool: `initializer`, `initargs`, `maxtasksperchild`, `context`, `memory_limit`, `spill_dir`, `preload`,
-            and only if all of these are equal are the workers those of an earlier call. If one of these cannot be
-            hashed (an array among `initargs`), the pool ends with the call.
+            the pool: `initializer`, `initargs`, `maxtasksperchild`, `context`, `memory_limit`, `worker_memory_limit`,
+            `spill_dir`, `preload`, and only if all of these are equal are the workers those of an earlier call. If one
+            of these cannot be hashed (an array among `initargs`), the pool ends with the call.
 
     Raises:
         As `Pool` and `Pool.map`.
@@ -85,7 +85,7 @@ def _pool(
     _options.known(caller, options, _options.MapOptions.__annotations__)
     terms: dict[str, Any] = {name: value for name, value in options.items() if name in _OF_A_CALL}
     settings: dict[str, Any] = {name: value for name, value in options.items() if name not in _OF_A_CALL}
-    settings["processes"] = _native.cores() if processes is None else processes
+    settings["processes"] = _native.cores() if processes is None else _options.processes(processes)
     for name in ("initargs", "preload"):  # A text is not a list of names, which the pool will say.
         if name in settings and not isinstance(settings[name], str):
             settings[name] = tuple(settings[name])

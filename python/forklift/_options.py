@@ -115,10 +115,9 @@ def known(caller: str, given: Iterable[str], keywords: Iterable[str]) -> None:
 
 def processes(number: int) -> int:
     """Check a number of workers. NumPy's integers are numbers too, as for the standard library."""
-    try:
-        number = int(operator.index(number))
-    except TypeError:
-        raise TypeError(f"Number of processes must be an int, not {type(number).__name__}") from None
+    if not hasattr(number, "__index__"):
+        raise TypeError(f"processes must be an int or None, not {type(number).__name__}")
+    number = operator.index(number)
     if number < 1:
         raise ValueError("Number of processes must be at least 1")
     if number > PROCESSES_MAX:

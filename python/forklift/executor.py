@@ -190,7 +190,7 @@ class Executor(StandardExecutor):
 
 
 def _check_workers(number: int | None) -> None:
-    if number is not None and (isinstance(number, bool) or not isinstance(number, int)):
+    if number is not None and (isinstance(number, bool) or not hasattr(number, "__index__")):
         raise TypeError(f"max_workers must be an int or None, not {type(number).__name__}")
     if number is not None and number <= 0:
         raise ValueError("max_workers must be greater than 0")

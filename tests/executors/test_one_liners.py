@@ -141,6 +141,7 @@ def test_bad_options():
         ({"memory_limit": "none"}, ValueError, "memory_limit"),
         ({"preload": "numpy"}, TypeError, "preload must be names of modules"),
         ({"processes": 0}, ValueError, "Number of processes"),
+        ({"processes": 2.0}, TypeError, "processes must be an int"),
     ):
         with pytest.raises(error, match=text):
             forklift.map(abs, [1], **options)

@@ -17,8 +17,8 @@ HANG = 40
 REFUSED = {
     "processes": ({"processes": 0}, ValueError, "Number of processes must be at least 1"),
     "negative processes": ({"processes": -3}, ValueError, "Number of processes must be at least 1"),
-    "processes of text": ({"processes": "two"}, TypeError, None),
-    "half a process": ({"processes": 2.5}, TypeError, "Number of processes must be an int, not float"),
+    "processes of text": ({"processes": "two"}, TypeError, "processes must be an int or None, not str"),
+    "processes of float": ({"processes": 2.0}, TypeError, "processes must be an int or None, not float"),
     "unknown option": ({"frobnicate": 1}, TypeError, "frobnicate"),
     "unit of memory_limit": ({"memory_limit": "2XB"}, ValueError, "memory_limit.*2XB|2XB.*memory_limit"),
     "text of memory_limit": ({"memory_limit": "much"}, ValueError, "memory_limit"),
