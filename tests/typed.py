@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import Future
 from typing import assert_type
 
 import forklift
@@ -32,8 +33,19 @@ def carries_types(pool: forklift.Pool, numbers: list[int]) -> Iterator[float]:
         yield from other.imap_unordered(half, numbers)
 
 
-def finds_mistakes(pool: forklift.Pool, names: list[str]) -> None:
+def carries_types_elsewhere(executor: forklift.Executor, numbers: list[int]) -> None:
+    assert_type(executor.submit(half, 1), Future[float])
+    assert_type(list(executor.map(half, numbers, buffersize=2)), list[float])
+    assert_type(forklift.map(half, numbers, 2, on_error="return"), list[float])
+    assert_type(forklift.starmap(named, [(1, "a")]), list[bytes])
+
+
+def finds_mistakes(pool: forklift.Pool, names: list[str], numbers: list[int]) -> None:
     pool.map(half, names)  # wrong: half takes an int
     pool.map(half, 5)  # wrong: not iterable
     pool.imap(half, [1], chunk=2)  # wrong: no such option
+    forklift.map(half, names)  # wrong: half takes an int
+    forklift.Executor(2).submit(half, "1")  # wrong: half takes an int
+    forklift.Executor(2, on_error="return")  # wrong: no such option
+    pool.map_blocks(len, numbers, combine="sum")  # wrong: no such way to combine
     forklift.Pool(2, on_error="ignore")  # wrong: no such choice

@@ -1,7 +1,11 @@
-"""A pool in a Jupyter kernel: functions and classes of cells are mapped, and mapped anew when they are redefined."""
+"""A pool in a Jupyter kernel and in IPython: functions and classes of cells are mapped, also when defined again."""
 
 from __future__ import annotations
 
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import nbformat
@@ -47,6 +51,37 @@ def test_cells_define_map_and_redefine():
         if output["output_type"] == "execute_result"
     ]
     assert results == RESULTS
+
+
+TYPED = """\
+factor = 3
+def scale(number): return number * factor
+
+import forklift
+pool = forklift.Pool(2)
+pool.map(scale, range(3))
+factor = 10
+pool.map(scale, range(3))
+class Box: pass
+
+type(forklift.map(lambda _: Box(), [1])[0]) is Box
+pool.terminate()
+"""
+
+
+def test_lines_typed_into_ipython_are_mapped(tmp_path):
+    options = ("--quick", "--simple-prompt", "--no-banner", "--no-confirm-exit", "--colors=NoColor")
+    done = subprocess.run(
+        [sys.executable, "-m", "IPython", *options],
+        input=TYPED,
+        capture_output=True,
+        text=True,
+        timeout=50,
+        env=os.environ | {"IPYTHONDIR": str(tmp_path)},
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.findall(r"Out\[\d+\]: (.*)", done.stdout) == ["[0, 3, 6]", "[0, 10, 20]", "True"]
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

@@ -59,11 +59,20 @@ def test_dask_computes_with_a_pool(pool):
     assert pool._counters()["result_bytes_handed"] > 0
 
 
-def test_dask_computes_with_an_executor():
+@pytest.mark.parametrize("way", ["scheduler", "pool"])
+def test_dask_computes_with_an_executor(way):
     import dask
     import dask.array
 
-    with forklift.Executor(2) as executor, dask.config.set(scheduler=executor):
+    with forklift.Executor(2) as executor:
+        settings = (
+            {"scheduler": executor} if way == "scheduler" else {"scheduler": "processes", "pool": executor}
+        )
+        check_dask(dask, settings)
+
+
+def check_dask(dask, settings):
+    with dask.config.set(**settings):
         ones = dask.array.ones((2000, 1000), chunks=(500, 1000))
         assert (ones + 1).sum().compute() == 4_000_000
         assert dask.delayed(os.getpid)().compute() != os.getpid()
