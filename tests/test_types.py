@@ -1,7 +1,11 @@
-"""Functions carry their types through the pool's methods: mypy and pyright agree with `typed.py` on every line."""
+"""Functions carry their types through the pool's methods: mypy and pyright agree with `typed.py` on every line.
+
+And the stub of the native part has a word for everything.
+"""
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import subprocess
@@ -17,6 +21,12 @@ WRONG = {
     for number, line in enumerate((ROOT / TYPED).read_text().splitlines(), start=1)
     if "# wrong:" in line
 }
+
+
+def test_every_name_of_the_stub_is_explained() -> None:
+    stub = ast.parse((ROOT / "python/forklift/_native.pyi").read_text())
+    named = [node for node in ast.walk(stub) if isinstance(node, (ast.ClassDef, ast.FunctionDef))]
+    assert [node.name for node in named if node.name[:2] != "__" and not ast.get_docstring(node)] == []
 
 
 @pytest.mark.parametrize("checker", [("mypy", "--strict"), ("pyright",)], ids=lambda checker: checker[0])

@@ -11,7 +11,8 @@ class Buffer:
     """Received memory, lent through the buffer protocol: writable, given back when nothing is built upon it."""
 
     def __len__(self) -> int: ...
-    def populate(self) -> None: ...
+    def populate(self) -> None:
+        """Has the kernel find memory for all of it at once, for whoever is about to write to all of it."""
     def __buffer__(self, flags: int, /) -> memoryview: ...
 
 class Parcel:
@@ -27,10 +28,16 @@ class Relay:
     """The worker's end of a channel, for a thread that stands in for a worker elsewhere."""
 
     def __init__(self, channel: int) -> None: ...
-    def next(self) -> tuple[Any, ...] | None: ...
-    def ring(self) -> None: ...
-    def ready(self) -> None: ...
-    def refuse(self, failure: Parcel) -> None: ...
+    def next(self) -> tuple[Any, ...] | None:
+        """Waits for the next order, without the interpreter's lock; None when rung at, or for no reason. Raises
+        EOFError when nothing more is wanted. Orders are tuples that begin with their name.
+        """
+    def ring(self) -> None:
+        """Has `next` return."""
+    def ready(self) -> None:
+        """The worker is there, and its initializer has run."""
+    def refuse(self, failure: Parcel) -> None:
+        """The initializer raised: the pickled failure."""
     def answer(
         self,
         chunk: int,
@@ -42,18 +49,28 @@ class Relay:
         begun: int,
         waited: float,
         crossing: float,
-    ) -> None: ...
-    def give_back(self, chunk: int) -> None: ...
-    def depart(self, at: tuple[int, int] | None, reason: str) -> None: ...
-    def close(self) -> None: ...
+    ) -> None:
+        """Answers the next items of a piece. `spent`: seconds of decoding, calling, encoding there; `begun` and
+        `waited` of the call; `crossing`: seconds of the way there and back.
+        """
+    def give_back(self, chunk: int) -> None:
+        """Gives the piece in hand back: its items cannot be rebuilt together."""
+    def depart(self, at: tuple[int, int] | None, reason: str) -> None:
+        """The worker elsewhere is no more, for this reason, and may have been at this item of this job."""
+    def close(self) -> None:
+        """Closes the channel."""
 
-def departing() -> bool: ...
+def departing() -> bool:
+    """Whether what is pickled now may be for another machine."""
 
 class Lent:
     """Memory that lies in shared memory and is to be lent as it lies; writable: to be written to where it lies."""
 
     @staticmethod
-    def of(memory_of: Any, writable: bool) -> Lent | None: ...
+    def of(memory_of: Any, writable: bool) -> Lent | None:
+        """The memory of a contiguous buffer, if it lies in shared memory, else None. `writable`: the receiver
+        writes to the bytes where they lie; see `Loan::writable` for what the caller answers for.
+        """
     def __buffer__(self, flags: int, /) -> memoryview: ...
 
 class Bulk:
@@ -67,27 +84,55 @@ class Text:
 class Numbers:
     """A list of numbers on its way: pickles to a call of `unpack`, its bytes out of band."""
 
-def unpack(floats: bool, buffer: Any, /) -> list[float] | list[int]: ...
+def unpack(floats: bool, buffer: Any, /) -> list[float] | list[int]:
+    """The list whose numbers lie in a buffer.
+
+    Raises `ValueError` for a buffer that is not one of 64-bit numbers.
+    """
 
 class Sink:
     """What a pickler writes to: collects pieces of the stream and out-of-band buffers by reference."""
 
     def __init__(self) -> None: ...
-    def write(self, data: Any, /) -> int: ...
-    def buffer(self, offered: Any, /) -> bool: ...
+    def write(self, data: Any, /) -> int:
+        """Takes a piece of the stream."""
+    def buffer(self, offered: Any, /) -> bool:
+        """The pickler's `buffer_callback`: a false answer takes the buffer out of band."""
 
 class Reference:
     """Stands for a shared value in a pickle: arrives as the value itself."""
 
     def __init__(self, key: int) -> None: ...
 
-def fetch(key: int) -> Any: ...
-def enter_shared() -> Any: ...
-def leave_shared(former: Any, /) -> None: ...
-def trim_shared() -> None: ...
-def shared_usage() -> tuple[int, int]: ...
-def privatize() -> None: ...
-def unshared(items: Any, /) -> bool: ...
+def fetch(key: int) -> Any:
+    """The value of a key: the worker's one object, or one for whoever asks.
+
+    Raises `LookupError` for a value that this pool does not share.
+    """
+
+def enter_shared() -> Any:
+    """Begins a `shared_arrays()`: returns NumPy's handler of before, to be given to `leave_shared`.
+
+    Raises `RuntimeError` if NumPy is not imported.
+    """
+
+def leave_shared(former: Any, /) -> None:
+    """Ends a `shared_arrays()`."""
+
+def trim_shared() -> None:
+    """Gives the memory of arrays that are gone back to the system, if no array is left."""
+
+def shared_usage() -> tuple[int, int]:
+    """What live arrays of `shared_arrays()` hold: `(bytes, segments)`."""
+
+def privatize() -> None:
+    """In a fork of this process: what it writes to memory that it shares with others is its own from here on."""
+
+def unshared(items: Any, /) -> bool:
+    """Whether no object that could be changed is in two places of these items, however deep: what a function does
+    to one item then is seen by no other. Only plain containers, numbers, text and arrays are looked into; false for
+    anything else.
+    """
 
 class Job:
     """One call. Who feeds it and who takes its results may be two threads."""
@@ -97,32 +142,68 @@ class Job:
         iterator: Iterator[Any],
         done: Callable[[int], object] | None = None,
         take: Callable[[int, list[Any], list[tuple[int, BaseException]]], object] | None = None,
-    ) -> tuple[list[Any], list[tuple[int, BaseException]]]: ...
-    def feed(self, iterator: Iterator[Any]) -> None: ...
-    def exhaust(self) -> None: ...
-    def abandon(self) -> None: ...
-    def submit_one(self, item: Any) -> int: ...
-    def submit_parcel(self, parcel: Parcel, first: int, count: int, lead: int, retained: bool) -> None: ...
+    ) -> tuple[list[Any], list[tuple[int, BaseException]]]:
+        """Feeds the job from `iterator` and takes all its results, until it is finished. Returns the list of
+        results in order, with None where an item failed, and a list of `(index, exception)` in order of index.
+
+        Raises what the iterator raises, `KeyboardInterrupt`, and the fault of a job that cannot go on; the caller
+        then cancels. The interpreter's lock is released while nothing has come. `done(items)` is called after each
+        answer, and with 0 now and then while nothing comes. With `take(first, values, failures)`, which is called
+        for each answer as it comes, no results are returned.
+        """
+    def feed(self, iterator: Iterator[Any]) -> None:
+        """Feeds the job from `iterator` until it is finished, however it ends. Somebody else takes the results, or
+        nobody: see `abandon`.
+        """
+    def exhaust(self) -> None:
+        """No more items come: those that were taken are all."""
+    def abandon(self) -> None:
+        """Nobody will take the results: they are dropped as they come, and the job runs to its end."""
+    def submit_one(self, item: Any) -> int:
+        """Submits one item, as its own chunk, without waiting for credit: `apply`. Returns its weight in bytes."""
+    def submit_parcel(self, parcel: Parcel, first: int, count: int, lead: int, retained: bool) -> None:
+        """Submits a chunk that was encoded elsewhere, the only one of its job: of `lead` and `count` items, those after
+        the first `lead` are to be done, and the first of these is called `first`. What `take_parcel` gives is for it.
+        """
     def take_parcel(
         self, parcel: Parcel
-    ) -> tuple[int, int, int, Parcel | BaseException, tuple[float, float, float]] | Literal[False] | None: ...
+    ) -> tuple[int, int, int, Parcel | BaseException, tuple[float, float, float]] | Literal[False] | None:
+        """As `take`, for results that are passed on as they are: `(first, items, failed, outcome, seconds)`, where
+        `outcome` is their parcel, or the exception of one item that was lost, and `seconds` those of decoding, calling,
+        encoding. What was submitted is submitted again from `parcel` when a worker has damaged it; False if it has to
+        come in another form, its items apart.
+        """
     def take(
         self, first: int | None = None, timeout: float | None = None
-    ) -> tuple[int, list[Any], list[tuple[int, BaseException]], int | None] | tuple[()] | None: ...
-    def wait(self, timeout: float | None = None) -> bool: ...
-    def finished(self) -> bool: ...
-    def submitted(self) -> int: ...
-    def answered(self) -> int: ...
-    def id(self) -> int: ...
-    def telemetry(self) -> Telemetry: ...
-    def consume(self, items: int, bytes: int) -> None: ...
-    def cancel(self) -> None: ...
+    ) -> tuple[int, list[Any], list[tuple[int, BaseException]], int | None] | tuple[()] | None:
+        """Waits up to `timeout` seconds (None: for ever) for results: those from item `first` on, or any. Returns
+        `(first, values, failures, weight)`, `()` when all have been taken, None when the time is up. `weight` is
+        what to tell `consume`, in bytes; None for an item that was lost, which nobody has to be told of.
+        """
+    def wait(self, timeout: float | None = None) -> bool:
+        """Waits up to `timeout` seconds (None: for ever) until nothing more will come; whether that is so."""
+    def finished(self) -> bool:
+        """Whether nothing more will come."""
+    def submitted(self) -> int:
+        """Items submitted so far."""
+    def answered(self) -> int:
+        """Items answered so far."""
+    def id(self) -> int:
+        """The number under which the end of this job is announced."""
+    def telemetry(self) -> Telemetry:
+        """The record of the call."""
+    def consume(self, items: int, bytes: int) -> None:
+        """The consumer of a streamed job has taken so many items, and results of this weight."""
+    def cancel(self) -> None:
+        """Nothing more is wanted."""
 
 class Telemetry:
     """The record of one call: figures of which `forklift.report` makes a report."""
 
-    def bytes(self) -> tuple[int, int]: ...
-    def figures(self) -> dict[str, Any]: ...
+    def bytes(self) -> tuple[int, int]:
+        """Payload bytes so far: to the workers, from them."""
+    def figures(self) -> dict[str, Any]:
+        """All figures as they stand."""
 
 class Pool:
     """A driver thread and its workers."""
@@ -164,29 +245,78 @@ class Pool:
         task_timeout: float | None = None,
         apply: bool = False,
         sharing: bool = True,
-    ) -> Job: ...
-    def share(self, value: Any, one_object: bool = True, key: int | None = None) -> int: ...
-    def unshare(self, key: int) -> None: ...
-    def ended(self, timeout: float | None = None) -> int | None: ...
-    def wake(self) -> None: ...
-    def fork_order(self, timeout: float) -> tuple[int, int, int, int] | Literal[False] | None: ...
-    def forked(self, slot: int, generation: int, pid: int | None, reason: str) -> None: ...
-    def is_ours(self) -> bool: ...
-    def want(self) -> None: ...
-    def preload(self, modules: bytes) -> None: ...
-    def resize(self, processes: int) -> None: ...
-    def close(self) -> None: ...
-    def unbound(self) -> None: ...
-    def terminate(self) -> None: ...
-    def join(self, timeout: float | None = None) -> bool: ...
-    def is_over(self) -> bool: ...
-    def staff(self) -> list[tuple[int, int, int | None, str, int, int]]: ...
-    def counters(self) -> dict[str, int]: ...
+    ) -> Job:
+        """Begins a job. `function` is `(callable, shape)`, which crosses once per worker; `chunksize` 0 means
+        chosen while running; `held` if all items exist before they are pulled; a `streamed` job waits for its
+        consumer, at most `buffersize` items ahead of it (0: bytes alone count); `apply` jobs that follow one
+        another share a record; `sharing`: whether items are looked through for what they share.
+        """
+    def share(self, value: Any, one_object: bool = True, key: int | None = None) -> int:
+        """Sends a value once to each worker that may need it, from now on until `unshare`; returns its key. A
+        worker has one object for all its calls, or, without `one_object`, builds one for each over the same memory.
+        """
+    def unshare(self, key: int) -> None:
+        """Drops a shared value everywhere."""
+    def ended(self, timeout: float | None = None) -> int | None:
+        """Waits up to `timeout` seconds (None: for ever) for the end of a job that was opened with `announce`; its
+        number. None when the time is up, or for `wake`. One thread only may wait.
+        """
+    def wake(self) -> None:
+        """Has `ended` return."""
+    def fork_order(self, timeout: float) -> tuple[int, int, int, int] | Literal[False] | None:
+        """Waits up to `timeout` seconds for a worker to be forked from this process: `(slot, generation, channel,
+        life)`, None if there is none, or False when no more will come.
+        """
+    def forked(self, slot: int, generation: int, pid: int | None, reason: str) -> None:
+        """How a fork order went: the child's pid, or why there is none."""
+    def is_ours(self) -> bool:
+        """Whether this process made the pool."""
+    def want(self) -> None:
+        """Workers are wanted before the first job."""
+    def preload(self, modules: bytes) -> None:
+        """Modules (a pickled list of names) that the zygote imports before further births."""
+    def resize(self, processes: int) -> None:
+        """Another number of seats."""
+    def close(self) -> None:
+        """No more jobs come."""
+    def unbound(self) -> None:
+        """Streamed jobs no longer wait for their consumers."""
+    def terminate(self) -> None:
+        """Everything ends now."""
+    def join(self, timeout: float | None = None) -> bool:
+        """Waits up to `timeout` seconds (None: for ever) for the last worker to go; whether it has."""
+    def is_over(self) -> bool:
+        """Whether the last worker is gone."""
+    def staff(self) -> list[tuple[int, int, int | None, str, int, int]]:
+        """The workers: `(slot, generation, pid or None, state, calls, held bytes)` each."""
+    def counters(self) -> dict[str, int]:
+        """What the pool has done since it was made, by name."""
 
-def serve(descriptor: int) -> int: ...
-def cores() -> int: ...
-def memory_total() -> int: ...
-def memory_available() -> int: ...
-def check_spill_dir(directory: str) -> None: ...
-def private_descriptors() -> list[int]: ...
-def look_at_pool(path: str) -> dict[str, Any]: ...
+def serve(descriptor: int) -> int:
+    """Serves one pool until it says stop or goes away.
+
+    Blocks without holding the interpreter's lock. `descriptor` is the worker's end of the channel, which this call
+    takes over. Returns the process's exit code.
+
+    Raises `RuntimeError` if the parent makes no sense.
+    """
+
+def cores() -> int:
+    """Cores that this process may use: affinity and cgroup quota."""
+
+def memory_total() -> int:
+    """Bytes of memory that this machine or its cgroup has."""
+
+def memory_available() -> int:
+    """Bytes of memory that this process can still count on."""
+
+def check_spill_dir(directory: str) -> None:
+    """Raises `OSError` unless files can be made in this directory."""
+
+def private_descriptors() -> list[int]:
+    """Descriptors that a fork of this process has to close."""
+
+def look_at_pool(path: str) -> dict[str, Any]:
+    """Looks at the scoreboard under this path. Raises `OSError` where it cannot be read, and `ValueError` where it
+    is none, or is of another version.
+    """
