@@ -49,9 +49,9 @@ def start_ray() -> Generator[None, None, None]:
     from ray.cluster_utils import Cluster
 
     os.environ["RAY_AUTH_MODE"] = "disabled"
-    os.environ["RAY_raylet_start_wait_time_s"] = "60"
+    os.environ["RAY_RAYLET_START_WAIT_TIME_S"] = "60"
     # Other tests fill the machine's memory on purpose, and Ray would kill our agents for it.
-    os.environ["RAY_memory_monitor_refresh_ms"] = "0"
+    os.environ["RAY_MEMORY_MONITOR_REFRESH_MS"] = "0"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Of Ray's own about its future.
         cluster = Cluster(

@@ -89,7 +89,10 @@ class DaskEngine(Engine):
             except ValueError:
                 pass  # There is none.
             self._cluster = distributed.LocalCluster(
-                n_workers=1, threads_per_worker=_native.cores(), processes=True, dashboard_address="127.0.0.1:0"
+                n_workers=1,
+                threads_per_worker=_native.cores(),
+                processes=True,
+                dashboard_address="127.0.0.1:0",
             )
             backend = self._cluster
         return distributed.Client(backend, set_as_default=False, direct_to_workers=True)
