@@ -39,6 +39,8 @@ class LastCall(NamedTuple):
     chunksize: int
     total: int | None
     inherit: str
+    engine: str
+    nodes: list[str]
 
 
 def note(
@@ -47,7 +49,11 @@ def note(
     """Keep what `Pool.report` needs of a call that has begun."""
     name = getattr(func, "__qualname__", None) or type(func).__qualname__
     choice = "" if call == "apply" else pool._inherit_choice
-    pool._last_call = LastCall(job.telemetry(), call, name, pool._processes, size, total, choice)
+    cluster = pool._cluster
+    engine, nodes = ("", []) if cluster is None else (cluster.engine.name, cluster.nodes())
+    pool._last_call = LastCall(
+        job.telemetry(), call, name, pool._processes, size, total, choice, engine, nodes
+    )
 
 
 def report(last: LastCall | None) -> Report:

@@ -49,6 +49,7 @@ class PoolOptions(TypedDict, total=False):
     task_timeout: float | None
     preload: Iterable[str]
     progress: _progress.Progress
+    backend: Any
 
 
 class MapOptions(PoolOptions, total=False):

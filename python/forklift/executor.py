@@ -57,8 +57,8 @@ class Executor(StandardExecutor):
         initializer, initargs: called as `initializer(*initargs)` in each new worker.
         mp_context: a `multiprocessing` context or the name of a start method; see `Pool`.
         max_tasks_per_child: calls after which a worker is replaced; not with the context "fork".
-        options: `memory_limit`, `worker_memory_limit`, `spill_dir`, `retries`, `task_timeout`, `preload`, and for `map`
-            `inherit` and `progress`: see `Pool`.
+        options: `memory_limit`, `worker_memory_limit`, `spill_dir`, `retries`, `task_timeout`, `preload`, `backend`,
+            and for `map` `inherit` and `progress`: see `Pool`.
 
     Raises:
         ValueError, TypeError: for a bad argument, before any process is started.

@@ -118,6 +118,7 @@ def huge_memory():
 
 
 @pytest.mark.huge
+@pytest.mark.xdist_group("huge")
 @pytest.mark.timeout(300)
 def test_argument_above_four_gib(huge_memory):
     size = 4 * GIB + 5 * MB
@@ -133,6 +134,7 @@ def test_argument_above_four_gib(huge_memory):
 
 
 @pytest.mark.huge
+@pytest.mark.xdist_group("huge")
 @pytest.mark.timeout(300)
 def test_result_above_two_gib(huge_memory):
     size = 5 * GIB // 2
@@ -147,6 +149,7 @@ def test_result_above_two_gib(huge_memory):
 
 
 @pytest.mark.huge
+@pytest.mark.xdist_group("huge")
 @pytest.mark.timeout(300)
 def test_a_large_transfer_takes_memory_once(huge_memory):
     """2 GiB in, and 2 GiB out: both sides look at the same memory, so it is taken once beyond the parent's own."""
@@ -166,6 +169,7 @@ def test_a_large_transfer_takes_memory_once(huge_memory):
 
 
 @pytest.mark.huge
+@pytest.mark.xdist_group("huge")
 @pytest.mark.timeout(300)
 def test_bytes_above_four_gib(huge_memory):
     data = bytes(4 * GIB + 3)
@@ -175,6 +179,7 @@ def test_bytes_above_four_gib(huge_memory):
 
 
 @pytest.mark.huge
+@pytest.mark.xdist_group("huge")
 @pytest.mark.timeout(300)
 def test_more_than_four_gib_in_and_out(huge_memory):
     """Argument and result lie once each in memory that both sides look at: twice the array beside the parent's own."""

@@ -21,7 +21,7 @@ from forklift._failure import pack_exception
 from forklift._outcome import Failure
 from forklift.errors import WorkerDied
 
-__all__ = ["Agent", "Hello", "Outcome", "Reply", "Request", "Terms", "Value", "failures"]
+__all__ = ["Agent", "Hello", "Outcome", "Reply", "Request", "Terms", "Value", "detached", "failures"]
 
 #: The variable by which a node's workers know its name.
 NODE = "FORKLIFT_NODE"
@@ -103,6 +103,11 @@ def failures(error: BaseException, count: int) -> _native.Parcel:
     return _native.Parcel(_pickle.dumps([Failure(pack_exception(error))] * count, 5), [])
 
 
+def detached(parcel: _native.Parcel) -> _native.Parcel:
+    """Return a copy in ordinary memory, for an engine that may keep it for longer than it needs to."""
+    return _native.Parcel(bytes(parcel.stream), [bytearray(buffer) for buffer in parcel.buffers])
+
+
 class Agent:
     """A node's pool. Its methods are called by the engine, from several threads at a time."""
 
@@ -144,6 +149,10 @@ class Agent:
     def refusal(self) -> _native.Parcel | None:
         """Return the pickled failure of the initializer, if it failed."""
         return self._refusal
+
+    def counters(self) -> dict[str, int]:
+        """Return what this node's pool has counted: births, bytes by the way they took."""
+        return self._native.counters()
 
     def keep(self, values: Iterable[Value], read: Callable[[Any], _native.Parcel]) -> None:
         """Keep values for calls to come. `read` makes a parcel of what the engine has in its place."""

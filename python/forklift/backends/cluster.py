@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from forklift import _births, _native
-from forklift.backends.agent import Hello, Reply, Request, Terms, Value, python_version
+from forklift.backends.agent import Hello, Reply, Request, Terms, Value, detached, python_version
 from forklift.errors import ForkliftError
 
 if TYPE_CHECKING:
@@ -63,8 +63,8 @@ class Remote:
         """Have the agent do something, and wait for nothing. One that is lost need not."""
         raise NotImplementedError
 
-    def refusal(self) -> _native.Parcel | None:
-        """See `Agent.refusal`."""
+    def ask(self, method: str) -> Any:
+        """Have the agent answer a question. Raises `Lost`."""
         raise NotImplementedError
 
     def end(self) -> None:
@@ -187,6 +187,10 @@ class Cluster:
             self._seats[slot] = self._nodes[key]
             return self._seats[slot]
 
+    def counters(self) -> list[dict[str, int]]:
+        """Return what each agent's pool has counted."""
+        return [remote.ask("counters") for remote in self._remotes()]
+
     def nodes(self) -> list[str]:
         """Return the names of the seats' nodes, by seat."""
         with self._lock:
@@ -255,7 +259,8 @@ class Cluster:
             stored = self._values.setdefault(job, {}).setdefault(key, _Stored(key, one_object))
         with stored.lock:
             if stored.value is None:
-                form = self.engine.store(parcel) if parcel.nbytes >= STORED_BYTES_MIN else parcel
+                large = parcel.nbytes >= STORED_BYTES_MIN
+                form = self.engine.store(parcel) if large else detached(parcel)
                 stored.value = Value(key, one_object, form)
 
     def needs(self, job: int, remote: Remote) -> list[Value]:

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 from forklift import _native
-from forklift.backends.agent import Agent, Hello, Reply, Request, Terms, Value
+from forklift.backends.agent import Agent, Hello, Reply, Request, Terms, Value, detached
 from forklift.backends.cluster import Engine, Lost, Node, Remote
 from forklift.errors import ForkliftError, MemoryLimitExceeded, bounded_text
 
@@ -30,6 +30,9 @@ except ImportError as error:
 
 __all__ = ["DaskEngine"]
 
+# How long a scheduler may take to answer a new client.
+CONNECT_SECONDS = 10.0
+
 # How long an agent may take to start: all threads of its worker may be taken by other tasks.
 START_SECONDS = 60.0
 
@@ -42,7 +45,8 @@ LOOK_SECONDS = 0.5
 # An agent that hears nothing for so long ends: its head was killed, and Dask keeps what it left.
 LEASE_SECONDS = 60.0
 
-# What is smaller goes with the task, by way of the scheduler, which is one message less.
+# What is smaller goes with the task, by way of the scheduler, which is one message less. It is a copy that goes: Dask
+# keeps its latest messages.
 SCATTERED_BYTES_MIN = 32 << 10
 
 
@@ -95,7 +99,9 @@ class DaskEngine(Engine):
                 dashboard_address="127.0.0.1:0",
             )
             backend = self._cluster
-        return distributed.Client(backend, set_as_default=False, direct_to_workers=True)
+        return distributed.Client(
+            backend, set_as_default=False, direct_to_workers=True, timeout=CONNECT_SECONDS
+        )
 
     def nodes(self) -> list[Node]:
         try:
@@ -221,7 +227,9 @@ class DaskRemote(Remote):
             self._waiting[name] = done
         try:
             sent = (
-                parcel if parcel.nbytes < SCATTERED_BYTES_MIN else self._engine.scatter(parcel, self.node.key)
+                detached(parcel)
+                if parcel.nbytes < SCATTERED_BYTES_MIN
+                else self._engine.scatter(parcel, self.node.key)
             )
             future = self._client.submit(
                 _call,
@@ -276,13 +284,11 @@ class DaskRemote(Remote):
         except Exception:
             return  # A worker that is lost shows in its calls.
 
-    def refusal(self) -> _native.Parcel | None:
+    def ask(self, method: str) -> Any:
         try:
-            refusals = self._client.run(_refusal, self._pool, workers=[self.node.key])
+            return self._client.run(_do, self._pool, method, (), workers=[self.node.key])[self.node.key]
         except Exception as error:
             raise Lost(_in_words(error, self.node)) from error
-        refusal: _native.Parcel | None = refusals[self.node.key]
-        return refusal
 
     def end(self) -> None:
         return  # All of them are ended together.
@@ -330,14 +336,9 @@ def _call(
         lease.touched = time.monotonic()
 
 
-async def _do(pool: str, method: str, arguments: tuple[Any, ...]) -> None:
+async def _do(pool: str, method: str, arguments: tuple[Any, ...]) -> Any:
     lease = _leases.get(pool)
-    if lease is not None:
-        getattr(lease.agent, method)(*arguments)
-
-
-def _refusal(pool: str) -> _native.Parcel | None:
-    return _leases[pool].agent.refusal()
+    return None if lease is None else getattr(lease.agent, method)(*arguments)
 
 
 async def _touch(pool: str) -> None:

@@ -6,6 +6,7 @@ without a copy. Values for several calls are put there once, and come to each no
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -40,6 +41,13 @@ class RayEngine(Engine):
     def __init__(self, backend: str) -> None:
         address = backend if backend != "ray" else None
         if ray.is_initialized():
+            from ray.util import client
+
+            if address is not None and not client.ray.is_connected():
+                raise ForkliftError(
+                    f"this process is connected to a Ray already, and cannot be to {address} too: call "
+                    "ray.shutdown() first, or say backend='ray' to use the one that it has"
+                )
             return
         try:
             ray.init(address=address, configure_logging=False, log_to_driver=True)
@@ -54,12 +62,15 @@ class RayEngine(Engine):
             known: list[dict[str, Any]] = ray.nodes()
         except Exception as error:
             raise ForkliftError(f"Ray cannot tell its nodes: {type(error).__name__}: {error}") from error
-        nodes = [
-            Node(node["NodeID"], node["NodeManagerHostname"], int(node["Resources"].get("CPU", 0)))
-            for node in known
-            if node["Alive"]
-        ]
-        return [node for node in nodes if node.cores > 0]
+        living = [node for node in known if node["Alive"] and node["Resources"].get("CPU", 0) >= 1]
+        hosts = Counter(node["NodeManagerHostname"] for node in living)
+        nodes = []
+        for node in living:
+            name, key = node["NodeManagerHostname"], node["NodeID"]
+            if hosts[name] > 1:
+                name += f"/{key[:6]}"
+            nodes.append(Node(key, name, int(node["Resources"]["CPU"])))
+        return nodes
 
     def start(self, node: Node, processes: int, terms: Terms) -> tuple[Remote, Hello]:
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -132,12 +143,11 @@ class RayRemote(Remote):
         except Exception:
             return  # A node that is lost shows in its calls.
 
-    def refusal(self) -> _native.Parcel | None:
+    def ask(self, method: str) -> Any:
         try:
-            refusal: _native.Parcel | None = ray.get(self._handle.refusal.remote(), timeout=START_SECONDS)
+            return ray.get(getattr(self._handle, method).remote(), timeout=START_SECONDS)
         except Exception as error:
             raise Lost(_in_words(error, self.node)) from error
-        return refusal
 
     def end(self) -> None:
         try:

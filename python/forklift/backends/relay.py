@@ -33,8 +33,8 @@ def serve(cluster: Cluster, native: _native.Pool, threads: weakref.WeakSet[threa
         os.close(life)  # It ends with the channel.
         relay = Relay(cluster, slot, channel)
         thread = threading.Thread(target=relay.run, name=f"forklift-relay-{slot}", daemon=True)
-        threads.add(thread)
         thread.start()
+        threads.add(thread)  # The pool's end waits for those that it finds here.
     cluster.close()
 
 
@@ -70,6 +70,8 @@ class Relay:
         self._end = _native.Relay(channel)
         self._remote: Remote | None = None
         self._pieces: deque[_Piece] = deque()
+        #: When the last piece was answered.
+        self._answered = 0.0
 
     def run(self) -> None:
         """Serve until the pool has done with this worker, or its node is lost: a thread's target."""
@@ -111,7 +113,7 @@ class Relay:
         try:
             preparation = _zygote.preparation(sorted(self._cluster.modules))
             self._remote = self._cluster.remote(self._slot, initializer, preparation)
-            refusal = self._remote.refusal()
+            refusal = self._remote.ask("refusal")
         except (Lost, ForkliftError) as error:
             self._depart(None, str(error))
         except Exception as error:
@@ -149,7 +151,8 @@ class Relay:
             task_timeout=task_timeout,
             stale=_taken(remote.stale),
         )
-        piece = _Piece(job, chunk, request, begun, waited)
+        # While another piece is under way, nothing waits.
+        piece = _Piece(job, chunk, request, begun, 0.0 if self._pieces else waited)
         self._pieces.append(piece)
         if remote.lost is not None:
             self._depart(piece, remote.lost)
@@ -185,8 +188,9 @@ class Relay:
             self._depart(piece, str(error))
         except Exception as error:
             reply = _refused(self._cluster, error, piece.request)
-        took = time.monotonic() - piece.sent
-        crossing = max(0.0, took - reply.seconds)
+        now = time.monotonic()
+        crossing = max(0.0, now - max(piece.sent, self._answered) - reply.seconds)
+        self._answered = now
         for outcome in reply.outcomes:
             piece.answered += outcome.items
             self._end.answer(

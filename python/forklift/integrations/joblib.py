@@ -27,8 +27,8 @@ class ForkliftBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
     """A joblib back end over `forklift.Pool`.
 
     Made by joblib once `forklift.register_joblib()` was called, which says what it does. `Parallel(backend=
-    ForkliftBackend())` works without that. Options are those of `forklift.Pool` but `processes` and `context`, and
-    `idle_worker_timeout`.
+    ForkliftBackend())` works without that. Options are those of `forklift.Pool` but `processes` and `context`, with
+    `cluster` in the place of `backend`, which joblib has another meaning for; and `idle_worker_timeout`.
     """
 
     supports_retrieve_callback = True
@@ -54,8 +54,9 @@ class ForkliftBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
         **options: Any,
     ) -> int:
         """Take in the settings of a `Parallel`. Workers are born with its first batch."""
+        everywhere = n_jobs == -1 and options.get("cluster", self.backend_kwargs.get("cluster")) is not None
         n_jobs = self.effective_n_jobs(n_jobs)
-        if n_jobs == 1:
+        if n_jobs == 1 and not everywhere:
             raise FallbackToBackend(SequentialBackend(nesting_level=self.nesting_level))
         self.parallel = parallel
         self._max_nbytes = max_nbytes
@@ -66,7 +67,13 @@ class ForkliftBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
             given.pop("idle_worker_timeout", None) if idle_worker_timeout is None else idle_worker_timeout
         )
         self._idle_seconds = IDLE_SECONDS if seconds is None else seconds
-        self._settings = (n_jobs, self.inner_max_num_threads, given)
+        cluster = given.pop("cluster", None)
+        if cluster is not None:
+            given["backend"] = cluster
+        self._settings = (None if everywhere else n_jobs, self.inner_max_num_threads, given)
+        if everywhere:  # Nobody else knows how many that are.
+            self._kept = _borrow(self._settings, None)
+            return self._kept.pool._processes
         return n_jobs
 
     def submit(self, func: Any, callback: Any = None) -> None:
@@ -129,7 +136,7 @@ _lock = threading.RLock()
 class _Pool(Pool):
     """A pool whose workers' libraries may use as many threads as joblib was told."""
 
-    def __init__(self, processes: int, threads: int | None, **options: Any) -> None:
+    def __init__(self, processes: int | None, threads: int | None, **options: Any) -> None:
         self._threads_each = threads
         super().__init__(processes, **options)
 

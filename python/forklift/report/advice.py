@@ -47,13 +47,14 @@ Rule = Callable[["Report"], Advice | None]
 def advise(report: Report) -> list[Advice]:
     """Return what there is to say, what wins most first."""
     least = max(SECONDS_MIN, SHARE_MIN * report.wall)
-    found = [advice for rule in RULES if (advice := rule(report)) is not None and advice.seconds >= least]
+    rules = [rule for rule in RULES if not (report.nodes and rule in OF_ONE_MACHINE)]
+    found = [advice for rule in rules if (advice := rule(report)) is not None and advice.seconds >= least]
     return sorted(found, key=lambda advice: -advice.seconds)
 
 
 def _sides(report: Report) -> int:
     """How many workers can work at a time."""
-    return max(1, min(report.processes, report.cores))
+    return report.sides
 
 
 def _decoding(report: Report) -> float:
@@ -312,7 +313,30 @@ def slow_iterable(report: Report) -> Advice | None:
     )
 
 
+def one_machine(report: Report) -> Advice | None:
+    """The call would be done sooner without the way to other machines."""
+    if not report.nodes:
+        return None
+    crossing = report.workers["crossing"] / report.sides
+    at_home = report.work / report.cores + _there(report) + _back(report)
+    if at_home >= report.wall or crossing < SHARE_MIN * report.wall:
+        return None
+    return Advice(
+        "one_machine",
+        f"One machine would do: the function took {seconds(report.work)} in all, which {count(report.cores)} cores "
+        f"here would do in about {seconds(at_home)}, and the call took {seconds(report.wall)}. "
+        f"{size(report.network_bytes)} went through {report.engine}, and each worker spent {seconds(crossing)} "
+        "waiting for them. Leave out backend=.",
+        report.wall - at_home,
+        {"seconds_here": at_home, "seconds_crossing": crossing, "network_bytes": report.network_bytes},
+    )
+
+
+#: Rules whose cure is of no use to workers on other machines.
+OF_ONE_MACHINE: tuple[Rule, ...] = (too_many_workers, python_objects, copied_items)
+
 RULES: tuple[Rule, ...] = (
+    one_machine,
     small_items,
     heavy_results,
     tail,

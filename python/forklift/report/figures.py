@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ from forklift.report.advice import Advice, advise
 SCHEMA = 1
 
 PARENT = ("pull", "encode", "copy", "wait_for_room", "wait_for_results", "decode_result")
-WORKERS = ("wait_for_work", "decode", "compute", "encode_result", "hand_over", "away")
+WORKERS = ("wait_for_work", "crossing", "decode", "compute", "encode_result", "hand_over", "away")
 
 BYTES_IN = ("in_message", "copied", "by_reference", "once_per_call")
 BYTES_OUT = ("in_message", "copied", "handed_over")
@@ -70,8 +70,8 @@ class Lane:
     end: float
     """When its last answer was ready."""
     seconds: dict[str, float]
-    """By what was done: "wait_for_work", "decode", "compute", "encode_result", "hand_over", "away" (not born yet, or
-    being replaced)."""
+    """By what was done: "wait_for_work", "crossing" (to another machine and back), "decode", "compute",
+    "encode_result", "hand_over", "away" (not born yet, or being replaced)."""
     cpu: float
     """Processor time of its processes, where it could be told apart (answers more than a millisecond apart)."""
     cpu_of_other_threads: float
@@ -185,6 +185,10 @@ class Report:
     """Whether workers inherited the items, and why (not); empty for `apply`."""
     version: str
     """Of forklift."""
+    engine: str = ""
+    """What carried items to other machines and results back: "Ray", "Dask"; empty for workers of this machine."""
+    nodes: list[str] = field(default_factory=list)
+    """Where workers are, by seat; empty for workers of this machine."""
 
     @property
     def work(self) -> float:
@@ -199,12 +203,26 @@ class Report:
     @property
     def efficiency(self) -> float:
         """The speed-up, as a share of what the cores allow."""
-        return self.speedup / max(1, min(self.processes, self.cores))
+        return self.speedup / self.sides
+
+    @property
+    def sides(self) -> int:
+        """How many workers can work at a time."""
+        return max(1, self.processes if self.nodes else min(self.processes, self.cores))
 
     @property
     def workers(self) -> dict[str, float]:
         """What all workers spent, added up; the keys are those of `Lane.seconds`."""
-        return {name: sum(lane.seconds[name] for lane in self.lanes) for name in WORKERS}
+        return {name: sum(lane.seconds.get(name, 0.0) for lane in self.lanes) for name in WORKERS}
+
+    @property
+    def network_bytes(self) -> int:
+        """Payload that the engine carried between machines, or between what it takes for some; 0 without one."""
+        if not self.nodes:
+            return 0
+        each = sum(number for way, number in self.bytes_in.items() if way != "once_per_call")
+        once = self.bytes_in.get("once_per_call", 0) * len(set(self.nodes))
+        return each + once + sum(self.bytes_out.values())
 
     @property
     def peak_memory(self) -> int | None:

@@ -52,6 +52,7 @@ COLOURS = {
     "wait_for_results": "wait",
     "decode_result": "result",
     "wait_for_work": "wait",
+    "crossing": "pull",
     "decode": "decode",
     "compute": "compute",
     "encode_result": "encode",
@@ -69,7 +70,7 @@ def fragment(report: Report) -> str:
 
 def cards(report: Report) -> str:
     """The figures that matter most."""
-    sides = max(1, min(report.processes, report.cores))
+    sides = report.sides
     cells = [
         (seconds(report.wall), "wall time" if report.finished else "so far"),
         (seconds(report.work), "work in the function"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from forklift._units import count, percent, seconds, size
@@ -12,6 +13,9 @@ if TYPE_CHECKING:
 
 COLUMNS = 80
 _BAR = 28
+
+#: Nodes that are named; of more, only their number.
+NODES_SHOWN = 4
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
 
 #: What is written for the names of phases and ways.
@@ -23,6 +27,7 @@ WORDS = {
     "wait_for_results": "wait for results",
     "decode_result": "decode results",
     "wait_for_work": "wait for work",
+    "crossing": "on the way, there and back",
     "decode": "decode items",
     "compute": "compute",
     "encode_result": "encode results",
@@ -44,7 +49,8 @@ def headline(report: Report) -> list[str]:
     elif not report.finished:
         items += " so far"
     workers = f"{report.processes} worker{'s' * (report.processes != 1)}"
-    cores = f"{report.cores} core{'s' * (report.cores != 1)}"
+    where, number = ("node", len(set(report.nodes))) if report.nodes else ("core", report.cores)
+    cores = f"{number} {where}{'s' * (number != 1)}"
     lines = [f"{report.call}({report.function}): {items}, {workers}, {cores}"]
     speed = f"{seconds(report.wall)} for {seconds(report.work)} of work: speed-up {report.speedup:.2f}"
     lines.append(f"{speed}, {percent(report.efficiency)} of what the cores allow")
@@ -90,9 +96,21 @@ def notes(report: Report) -> list[tuple[str, str]]:
     if staff:
         words = ", ".join(f"{name.replace('_', ' ')} {count(number)}" for name, number in staff.items())
         found.append(("Workers", words))
+    if report.nodes:
+        found.append(("Nodes", network(report)))
     if report.inherit:
         found.append(("Way", report.inherit))
     return found
+
+
+def network(report: Report) -> str:
+    """Say what the way to other machines cost."""
+    where = Counter(report.nodes)
+    names = ", ".join(f"{node} with {number}" for node, number in sorted(where.items())[:NODES_SHOWN])
+    more = f" and {len(where) - NODES_SHOWN} more" if len(where) > NODES_SHOWN else ""
+    mean = report.workers["crossing"] / max(1, len(report.lanes))
+    carried = f"{size(report.network_bytes)} carried by {report.engine}, which took {seconds(mean)} of a worker's time"
+    return f"{names}{more}; {carried}"
 
 
 def _wrapped(words: str, label: str) -> list[str]:

@@ -1,0 +1,3 @@
+"""The conformance tests of async, on clusters."""
+
+from tests.conformance.test_async import *  # noqa: F403
