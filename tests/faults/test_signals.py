@@ -149,6 +149,48 @@ def test_interrupt_while_items_are_pulled(scripts):
     assert ended.stderr.count("KeyboardInterrupt") >= 1
 
 
+WHILE_COPYING = {
+    "map": "pool.map(len, [LARGE])",
+    "map of many parts": "pool.map(len, [[LARGE[at : at + 2**25] for at in range(0, 2**30, 2**25)]])",
+    "apply": "pool.apply(len, (LARGE,))",
+    "share": "pool.share(LARGE)",
+}
+
+
+@pytest.mark.parametrize("call", WHILE_COPYING.values(), ids=WHILE_COPYING)
+def test_interrupt_while_a_huge_item_is_copied(scripts, call):
+    """The copy is broken off, so that little of it was ever made; what was made is used again."""
+    script = scripts.start(f"""
+    import forklift
+    import numpy as np
+    import re
+    import signal
+    import threading
+    LARGE = np.zeros(2**30, np.uint8)  # never written to, and so without memory of its own
+    def shared():
+        return int(re.search(r"RssShmem:\\s*(\\d+)", open("/proc/self/status").read())[1]) << 10
+    def watch():
+        while shared() < 2**27:
+            time.sleep(0.001)
+        os.kill(os.getpid(), signal.SIGINT)
+    pool = forklift.Pool(1)
+    pool.apply(abs, (-3,))
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        {call}
+    except KeyboardInterrupt as error:
+        print(shared() < 2**29, error.__context__)
+    thread.join()
+    assert pool.map(abs, range(-100, 0)) == list(range(100, 0, -1))
+    assert pool.apply(abs, (-3,)) == 3
+    pool.close()
+    pool.join()
+    print("end")
+    """)
+    assert script.run(60).check() == "True None\nend\n"
+
+
 def test_interrupt_that_the_program_handles(scripts):
     """A handler of the user's own runs, and the call goes on."""
     script = scripts.start("""

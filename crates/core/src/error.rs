@@ -27,6 +27,9 @@ pub enum Error {
     /// A peer sent bytes that are not a message, or one that contradicts what it sent before.
     #[error("malformed message: {0}")]
     Malformed(&'static str),
+    /// A long copy was broken off, since somebody said that it should not go on: see [`crate::copying`].
+    #[error("stopped while a large value was copied: {0}")]
+    Stopped(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The other end is closed.
     #[error("the other end of the channel is closed")]
     Gone,

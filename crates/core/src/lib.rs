@@ -1,12 +1,13 @@
 //! The heart of Forklift: what decides, what acts, and the words they share. No Python.
 //!
-//! floors: error · id · config · event · telemetry · payload · message · channel · pressure · scheduler · supervisor · machine · footprint · process · handle · mailbox · crew · spill · driver · commons · worker · pool
+//! floors: error · id · config · event · telemetry · copying · payload · message · channel · pressure · scheduler · supervisor · machine · footprint · process · handle · mailbox · crew · spill · driver · commons · worker · pool
 #![cfg(target_os = "linux")]
 #![forbid(unsafe_code)]
 
 pub mod channel;
 pub mod commons;
 pub mod config;
+pub mod copying;
 mod crew;
 mod driver;
 pub mod error;

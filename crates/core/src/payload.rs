@@ -12,11 +12,11 @@
 //!
 //! Nothing here knows pickle: a stream is bytes, a buffer is bytes.
 
+use crate::copying::Copying;
 use crate::error::{Error, Result};
 use forklift_shm::{Arena, Block, Draft, Release, Segment, SegmentId, Sharing, Span, View};
 use std::collections::HashMap;
 use std::fmt;
-use std::num::NonZero;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -35,13 +35,6 @@ const FOREIGN_SEGMENTS: u32 = 3 << 30;
 /// The same segments under a second name, where receivers are to write into them: see [`Loan::writable`]. Below
 /// [`BROADCAST_SEGMENTS`], so that they are mapped shared.
 const WRITABLE_SEGMENTS: u32 = 1 << 30;
-
-/// A buffer of at least this size is copied by several threads, if there are cores for them. Below it, starting
-/// threads takes a noticeable part of the time of copying.
-const PARALLEL_BYTES_MIN: usize = 64 << 20;
-
-/// Memory does not get faster by more.
-const COPIERS_MAX: usize = 4;
 
 /// How a receiver maps a segment that was announced to it under this name: what one task gets is its own; what
 /// several may see is copied when it is written to.
@@ -208,8 +201,18 @@ impl Payload {
     /// is.
     ///
     /// # Errors
-    /// When the arena cannot grow.
+    /// When the arena cannot grow; [`Error::Stopped`] if a long copy [should not go on](crate::copying), and then what was
+    /// begun has gone back to the arena.
     pub fn pack(arena: &Arena, stream: &[&[u8]], buffers: &[Source<'_>]) -> Result<Self> {
+        Self::pack_with(Copying::new(), arena, stream, buffers)
+    }
+
+    fn pack_with(
+        mut copying: Copying<'_>,
+        arena: &Arena,
+        stream: &[&[u8]],
+        buffers: &[Source<'_>],
+    ) -> Result<Self> {
         let begun = Instant::now();
         let stream_bytes: usize = stream.iter().map(|piece| piece.len()).sum();
         let copied = |buffer: &Source<'_>| match buffer {
@@ -218,7 +221,7 @@ impl Payload {
         };
         let bytes = stream_bytes + buffers.iter().map(copied).sum::<usize>();
         let inline = bytes <= INLINE_BYTES_MAX;
-        let place = |pieces: &[&[u8]], length: usize, inline: bool| -> Result<Piece> {
+        let mut place = |pieces: &[&[u8]], length: usize, inline: bool| -> Result<Piece> {
             if inline || length == 0 {
                 return Ok(Piece::Inline(pieces.concat().into()));
             }
@@ -226,7 +229,7 @@ impl Payload {
             let mut rest = &mut draft[..];
             for piece in pieces {
                 let (here, after) = rest.split_at_mut(piece.len());
-                copy(here, piece, copiers(piece.len()));
+                copying.copy(here, piece)?;
                 rest = after;
             }
             Ok(Piece::Copied(Loan::of_block(Arc::new(draft.seal()))))
@@ -302,34 +305,6 @@ impl Piece {
             Piece::Copied(loan) | Piece::Lent(loan) => Some(loan),
         }
     }
-}
-
-/// How many threads should copy so many bytes: half of the cores, since the other half has work.
-fn copiers(bytes: usize) -> usize {
-    if bytes < PARALLEL_BYTES_MIN {
-        return 1;
-    }
-    let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
-    (cores / 2).clamp(1, COPIERS_MAX)
-}
-
-/// Copies with so many threads, this one included.
-fn copy(to: &mut [u8], from: &[u8], threads: usize) {
-    let share = from.len().div_ceil(threads).max(1);
-    if share >= from.len() {
-        to.copy_from_slice(from);
-        return;
-    }
-    std::thread::scope(|scope| {
-        let mut parts = to.chunks_mut(share).zip(from.chunks(share));
-        let own = parts.next();
-        for (to, from) in parts {
-            scope.spawn(move || to.copy_from_slice(from));
-        }
-        if let Some((to, from)) = own {
-            to.copy_from_slice(from);
-        }
-    });
 }
 
 /// What one peer holds of ours, kept until the peer gives it back or dies.
@@ -524,16 +499,6 @@ mod tests {
         assert_eq!(home.usage().live_blocks, 0);
     }
 
-    #[test]
-    fn several_threads_copy_the_same_as_one() {
-        for (length, threads) in [(0, 3), (1, 3), (10_000, 3), (10_001, 4), (4, 9)] {
-            let from: Vec<u8> = (0..length).map(|index| (index % 251) as u8).collect();
-            let mut to = vec![0; length];
-            copy(&mut to, &from, threads);
-            assert!(to == from, "{length} bytes by {threads} threads");
-        }
-    }
-
     fn check(stream: &[&[u8]], buffers: &[&[u8]], live_blocks: u64) {
         let arena = Arena::new(ArenaLimits::default());
         let payload = Payload::pack(&arena, stream, &sources(buffers)).unwrap();
@@ -550,6 +515,17 @@ mod tests {
     #[test]
     fn a_small_value_touches_no_block() {
         check(&[b"abc", b"", b"de"], &[b"xyz"], 0);
+    }
+
+    #[test]
+    fn a_value_whose_copying_is_stopped_leaves_nothing_in_the_arena() {
+        let arena = Arena::new(ArenaLimits::default());
+        let no = || Err("enough".into());
+        let parts = [&[2; 30_000][..], &[3; 30_000]];
+        let outcome =
+            Payload::pack_with(Copying::asking(&no, 30_000), &arena, &[&[1; 20_000]], &sources(&parts));
+        assert!(matches!(outcome, Err(Error::Stopped(_))), "{outcome:?}");
+        assert_eq!((arena.usage().allocations, arena.usage().live_blocks), (2, 0));
     }
 
     #[test]

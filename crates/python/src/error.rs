@@ -13,6 +13,11 @@ pub(crate) fn raise(error: Error) -> PyErr {
         Error::Memory(ref memory) if memory.is_shortage() => PyMemoryError::new_err(error.to_string()),
         Error::Memory(_) | Error::Launch { .. } => PyOSError::new_err(error.to_string()),
         Error::System { errno, .. } => PyOSError::new_err((errno.raw_os_error(), error.to_string())),
+        Error::Stopped(reason) => match reason.downcast::<PyErr>() {
+            // What a signal's handler raised between two slices of a copy.
+            Ok(raised) => *raised,
+            Err(reason) => PyRuntimeError::new_err(reason.to_string()),
+        },
         Error::Malformed(_) | Error::Gone => PyRuntimeError::new_err(error.to_string()),
     }
 }

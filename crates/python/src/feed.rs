@@ -414,11 +414,12 @@ impl Job {
         }
     }
 
-    /// Submits one item, as its own chunk, without waiting for credit: `apply`. Returns its weight in bytes.
+    /// Submits one item, as its own chunk, without waiting for credit: `apply`. Returns its weight in bytes. Where it
+    /// raises, Ctrl-C above all, nobody will have the job's result: it is cancelled.
     fn submit_one(&self, py: Python<'_>, item: &Bound<'_, PyAny>) -> PyResult<u64> {
         let begun = Instant::now();
         let items = PyList::new(py, [item])?;
-        let payload = self.encode(py, &items, 0)?;
+        let payload = self.encode(py, &items, 0).inspect_err(|_| self.cancel())?;
         let bytes = payload.bytes();
         self.recorder.spend(Doing::Encode, begun.elapsed().saturating_sub(payload.packing()));
         self.submit(1, payload, None);

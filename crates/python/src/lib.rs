@@ -1,6 +1,6 @@
 //! The extension module `forklift._native`: translates between Python and the core, and decides nothing.
 //!
-//! floors: error · descriptor · private_heap · numpy_heap · buffer · text · numbers · standin · parcel · pickle · shared · sharing · worker · telemetry · onlooker · outcomes · pulls · feed · relay · pool
+//! floors: error · signals · descriptor · private_heap · numpy_heap · buffer · text · numbers · standin · parcel · pickle · shared · sharing · worker · telemetry · onlooker · outcomes · pulls · feed · relay · pool
 // Elsewhere the crate is empty: the package installs, and says at the first pool what it lacks.
 #![cfg(target_os = "linux")]
 
@@ -20,6 +20,7 @@ mod pulls;
 mod relay;
 mod shared;
 mod sharing;
+mod signals;
 mod standin;
 mod telemetry;
 mod text;
@@ -30,6 +31,7 @@ use pyo3::prelude::*;
 /// The private module. Its names are the package's own business.
 #[pymodule(gil_used = false)]
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    signals::watch();
     module.add_class::<buffer::Buffer>()?;
     module.add_class::<buffer::Lent>()?;
     module.add_class::<standin::Bulk>()?;
