@@ -41,6 +41,7 @@ class LastCall(NamedTuple):
     inherit: str
     engine: str
     nodes: list[str]
+    inherited_bytes: int
 
 
 def note(
@@ -48,11 +49,11 @@ def note(
 ) -> None:
     """Keep what `Pool.report` needs of a call that has begun."""
     name = getattr(func, "__qualname__", None) or type(func).__qualname__
-    choice = "" if call == "apply" else pool._inherit_choice
+    choice, inherited = ("", 0) if call == "apply" else (pool._inherit_choice, pool._inherited_bytes)
     cluster = pool._cluster
     engine, nodes = ("", []) if cluster is None else (cluster.engine.name, cluster.nodes())
     pool._last_call = LastCall(
-        job.telemetry(), call, name, pool._processes, size, total, choice, engine, nodes
+        job.telemetry(), call, name, pool._processes, size, total, choice, engine, nodes, inherited
     )
 
 

@@ -1,4 +1,4 @@
-"""What copying items would cost, by a measured sample, and what forking would: for `inherit="auto"`.
+"""What copying items would cost, by a measured sample, and what forking would: for `inherit="auto"`; what items hold.
 
 Only plain data are measured (lists, dicts, tuples, sets of numbers and text, and arrays): their pickling runs no code
 but pickle's own, so that a sample is never noticed. Anything else is left to the copying way.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import _pickle
 import array
+import itertools
 import os
 import sys
 import time
@@ -33,6 +34,8 @@ TOUCH_SECONDS_PER_BYTE = 4 * 3e-6 / 4096
 _CONTAINERS = (list, tuple, dict, set, frozenset)
 _NUMBERS = {int, float, bool, type(None), complex}
 _SCALARS = {*_NUMBERS, str, bytes}
+# Their own word for their size is the interpreter's.
+_SIZED = {*_SCALARS, bytearray, range, array.array}
 _FIXED_MODULES = {"datetime", "decimal", "fractions"}
 
 # Flat items, up to this length, are judged by it: no more than so many seconds each, and for each of their parts.
@@ -43,6 +46,9 @@ _TEXT_LENGTH_MAX = 256
 # The feed packs a list of this many numbers (`standin.rs`), which costs less than pickling it.
 _PACKED_LENGTH_MIN = 256
 _BATCH = 32
+
+# Items, and parts of one, that are looked at for what they hold: a thousand objects in all, at three depths.
+_SEEN_MAX = 16
 
 
 def may_be_costly(items: Sequence[Any]) -> bool:
@@ -175,6 +181,35 @@ def _is_packed(item: Any) -> bool:
 
 def _cores() -> int:
     return len(os.sched_getaffinity(0))
+
+
+def held(items: Sequence[Any]) -> int:
+    """Estimate the bytes of memory that items hold, from a few of them: for reports.
+
+    No code of others runs: of what is no plain container, number, text or array, only the object itself counts.
+    """
+    sample = items[:: -(-len(items) // _SEEN_MAX)] if items else ()
+    return round(sum(_held(item, _SEEN_MAX) for item in sample) / max(len(sample), 1) * len(items))
+
+
+def _held(obj: Any, most: int) -> float:
+    """Estimate what an object holds, looking at no more than so many of its parts, and at fewer of theirs."""
+    kind = type(obj)
+    numpy = sys.modules.get("numpy")
+    if numpy is not None and kind is numpy.ndarray:
+        return float(obj.nbytes)
+    if kind not in _CONTAINERS:
+        return float(sys.getsizeof(obj) if kind in _SIZED else object.__sizeof__(obj))
+    parts: Any = ()
+    if kind is list or kind is tuple:
+        parts = obj[:: -(-len(obj) // most)] if obj and most else ()
+    else:
+        parts = list(itertools.islice(obj.items() if kind is dict else obj, most))
+    inside = sum(
+        _held(part[0], most // 4) + _held(part[1], most // 4) if kind is dict else _held(part, most // 4)
+        for part in parts
+    )
+    return sys.getsizeof(obj) + inside / max(len(parts), 1) * len(obj)
 
 
 def forking(processes: int) -> float:

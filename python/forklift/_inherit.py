@@ -164,6 +164,7 @@ def way(
     """Return what opens the job and what is fed to it: the pool's own way with the iterable, or a crew and numbers."""
     check(inherit, pool._method)
     pool._check_running()
+    pool._inherited_bytes = 0
     if inherit is False:
         pool._inherit_choice = "copy: inherit=False"
         return pool._open, iterable
@@ -181,6 +182,9 @@ def way(
         _warn(pool)
     # A list may be changed before the last worker is forked; a range, text or tuple cannot be.
     items = iterable if type(iterable) in (tuple, range, str, bytes) else tuple(iterable)
+    from forklift import _estimate
+
+    pool._inherited_bytes = _estimate.held(items)  # type: ignore[arg-type]
     return Crew(pool, function, shape, items).open, range(len(items))  # type: ignore[arg-type]
 
 

@@ -36,5 +36,10 @@ def count(value: float) -> str:
     return f"{value:,.0f}"
 
 
+def counted(value: float, noun: str, plural: str = "") -> str:
+    """Write how many of something there are: "1 worker", "2 workers"."""
+    return f"{count(value)} {noun if value == 1 else plural or noun + 's'}"
+
+
 def _digits(value: float) -> str:
     return f"{value:.2f}" if value < 9.995 else f"{value:.1f}" if value < 99.95 else f"{value:.0f}"

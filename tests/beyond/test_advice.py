@@ -142,6 +142,17 @@ CASES = {
         ["3 workers died", "41.9 MB of memory are left"],
         [figures(staff={"recycles": 3})],
     ),
+    "short_of_memory": (
+        figures(
+            admitted=[(0.1, 50), (0.2, 0), (0.5, 100), (0.7, 50), (0.8, 100)],
+            lanes=lanes(0.4, 0.4, wait_for_work=0.6),
+        ),
+        ["500 ms of 1.05 s", "down to one chunk at a time"],
+        [
+            figures(lanes=lanes(0.4, 0.4, wait_for_work=0.6)),  # all was admitted
+            figures(admitted=[(0.1, 50)]),  # and was enough
+        ],
+    ),
     "too_few_chunks": (
         figures(chunks=1, chunksize=100, lanes=lanes(1.0)),
         ["100 items in 1 chunks", "1 of 2 workers", "chunksize=100 is too large"],
@@ -211,6 +222,20 @@ def test_what_must_bring_it_about(rule):
 def test_what_must_not(rule):
     for report in CASES[rule][2]:
         assert rule not in [advice.rule for advice in advise(report)], report
+
+
+@pytest.mark.parametrize(
+    ("died", "stopped", "words"),
+    [
+        (1, 0, "1 worker died and was replaced; what it was at"),
+        (2, 1, "2 workers died (1 stopped at worker_memory_limit) and were replaced; what they were at"),
+        (2, 2, "2 workers had to be stopped: during a call they held more"),
+    ],
+)
+def test_workers_that_were_stopped_are_told_from_those_that_died(died, stopped, words):
+    report = figures(staff={"deaths": died, "stopped_for_memory": stopped})
+    [advice] = advise(report)
+    assert advice.rule == "deaths" and words in advice.text
 
 
 def test_advice_that_wins_most_comes_first():
@@ -329,7 +354,7 @@ def test_a_chunk_size_for_one_worker():
 
 def test_workers_that_die():
     advice = first_advice(lambda pool: pool.map(die_on_three, range(8), 1, on_error="return"))
-    assert advice.rule == "deaths" and "1 workers died" in advice.text
+    assert advice.rule == "deaths" and "1 worker died" in advice.text
 
 
 def test_work_that_scales_gets_no_advice():

@@ -57,6 +57,7 @@ def test_nothing_is_held_back_where_there_is_plenty(machine, tmp_path):
     with forklift.Pool(2) as pool:
         pool.map(others_at_work, [str(tmp_path / "running")] * 30, 1)
         assert admitted(pool) == (100, 0)
+        assert pool.report().admitted == [] and pool.report().throttled == 0
     pool.join()
 
 
@@ -70,6 +71,21 @@ def test_a_pool_that_is_short_of_memory_does_one_thing_at_a_time(machine, tmp_pa
         assert list(pool.imap(others_at_work, items)) == [0] * 20
         assert admitted(pool)[0] == 0 and admitted(pool)[1] >= 1
     pool.join()
+
+
+def test_the_report_says_so(machine):
+    machine.show(available=GB // 8)
+    with forklift.Pool(2) as pool:
+        pool.map(time.sleep, [0.01] * 40, 1)
+        report = pool.report()
+        pool.map(time.sleep, [0.01] * 40, 1)
+        again = pool.report()
+    for each in (report, again):  # What was narrowed before a call holds in it, too.
+        assert [percent for _, percent in each.admitted] == [0]
+        assert 0 < each.throttled <= each.wall
+        assert "short_of_memory" in [advice.rule for advice in each.advice], str(each)
+        assert "down to one chunk at a time" in str(each)
+        assert "Admitted" in each._repr_html_()
 
 
 def test_pressure_in_the_middle_of_a_call_narrows_it(machine):

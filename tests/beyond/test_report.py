@@ -150,7 +150,50 @@ def test_recycles_and_failures():
         pool.map(bad, range(6), on_error="return")
         report = pool.report()
     assert (report.failed, report.answered) == (6, 6)
-    assert report.staff["recycles"] >= 2 and report.staff["births"] >= 3 and report.staff["deaths"] == 0
+    staff = report.staff
+    assert staff["recycles"] >= 2 and staff["births"] >= 3 and staff["deaths"] == 0
+    assert staff["recycles_by_calls"] == staff["recycles"] and staff["recycles_by_memory"] == 0
+    assert f"{staff['recycles']} recycles (by calls)" in " ".join(str(report).split())
+
+
+def hold(bytes_):
+    hold.held = bytearray(b"x") * bytes_
+    return len(hold.held)
+
+
+def test_workers_that_held_too_much_are_told_by_what_became_of_them():
+    with Pool(1, worker_memory_limit="60MB") as pool:
+        assert pool.map(hold, [70 * MB] * 3 + [1], 1) == [70 * MB] * 3 + [1]
+        staff = pool.report().staff
+        assert staff["recycles_by_memory"] >= 2 and staff["recycles_by_calls"] == 0
+        assert (staff["deaths"], staff["stopped_for_memory"]) == (0, 0)
+        pool.map(hold_until_stopped, [400 * MB], on_error="return")
+        report = pool.report()
+    assert (report.staff["deaths"], report.staff["stopped_for_memory"]) == (1, 1)
+    assert "1 death (stopped for memory)" in " ".join(str(report).split())
+
+
+def hold_until_stopped(bytes_):
+    hold(bytes_)
+    time.sleep(60)
+
+
+def test_results_that_went_to_a_disk_are_counted(tmp_path):
+    with Pool(1, memory_limit="32MB", spill_dir=tmp_path) as pool:
+        results = pool.map(ones, [4 * MB] * 16)
+        report = pool.report()
+        spilled = pool._counters()["spilled_bytes"]
+        pool.map(ones, [8])
+        assert pool.report().spilled_bytes == 0
+    assert report.spilled_bytes == spilled >= 16 * MB and len(results) == 16
+    assert report.bytes_out["handed_over"] + report.bytes_out["copied"] >= 64 * MB
+    report.save(tmp_path / "report.html")
+    for text in (str(report), report._repr_html_(), (tmp_path / "report.html").read_text()):
+        assert f"{spilled / 1e6:.1f} MB of results were moved to files" in text
+
+
+def ones(bytes_):
+    return np.ones(bytes_, np.uint8)
 
 
 def test_only_the_last_call_counts(pool):
@@ -193,6 +236,20 @@ def test_inherited_items(pool):
     assert report.staff["births"] == 2
 
 
+def test_bytes_that_were_inherited_are_estimated(pool):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # pytest has threads
+        arrays = [np.ones(MB // 8) for _ in range(10)]
+        pool.map(total, arrays, inherit=True)
+        report = pool.report()
+        assert report.inherited_bytes == 10 * MB and sum(report.bytes_in.values()) < MB
+        assert "inherited (estimated) 10.5 MB" in " ".join(str(report).split())
+        pool.map(len, [[float(number) for number in range(10_000)]] * 10, inherit=True)
+        assert 3 * MB < pool.report().inherited_bytes < 3.3 * MB
+    pool.map(total, arrays)
+    assert pool.report().inherited_bytes == 0
+
+
 def test_memory_is_looked_at_in_long_calls(pool):
     pool.map(nap, [0.1] * 6)
     report = pool.report()
@@ -225,6 +282,22 @@ def test_json_holds_all_of_it(pool, tmp_path):
     assert saved["speedup"] == report.speedup and saved["workers"] == report.workers
     again = Report.load(path)
     assert again == report and str(again) == str(report)
+
+
+def test_what_an_earlier_version_saved_is_read(pool, tmp_path):
+    pool.map(nap, [0.001] * 20)
+    path = tmp_path / "report.json"
+    pool.report().save(path)
+    saved = json.loads(path.read_text())
+    for field in ("spilled_bytes", "inherited_bytes", "admitted", "throttled"):
+        del saved[field]
+    for field in ("recycles_by_calls", "recycles_by_memory", "stopped_for_memory"):
+        del saved["staff"][field]
+    saved["staff"] |= {"deaths": 1, "recycles": 2}
+    path.write_text(json.dumps(saved))
+    again = Report.load(path)
+    assert (again.spilled_bytes, again.inherited_bytes, again.admitted, again.throttled) == (0, 0, [], 0)
+    assert "1 death, 2 recycles" in str(again) and again.advice and again._repr_html_()
 
 
 def test_every_field_of_json_is_documented(pool, tmp_path):

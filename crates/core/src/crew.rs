@@ -2,7 +2,7 @@
 
 use crate::channel::{self, PACKET_BYTES_MAX, ParentEnd};
 use crate::error::{Error, Result};
-use crate::event::Event;
+use crate::event::{Event, Wear};
 use crate::footprint::Footprint;
 use crate::handle::Excess;
 use crate::id::{ChunkId, JobId, Time, WorkerId};
@@ -183,6 +183,8 @@ pub(crate) struct Worker {
     pub(crate) state: &'static str,
     pub(crate) calls: u64,
     pub(crate) pieces: VecDeque<Piece>,
+    /// Why it was used up, if it is: another takes its seat.
+    pub(crate) wear: Option<Wear>,
     /// Results of it are being moved to a disk; what it has said since waits.
     pub(crate) moving: bool,
     pub(crate) unheard: VecDeque<Word>,
@@ -248,6 +250,7 @@ impl Worker {
             state: "starting",
             calls: 0,
             pieces: VecDeque::new(),
+            wear: None,
             moving: false,
             unheard: VecDeque::new(),
             awaits_burial: false,

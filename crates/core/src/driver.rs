@@ -543,6 +543,9 @@ impl Driver {
                 }
             }
             Command::Relieve { worker } => {
+                if let Some(worker) = self.workers.get_mut(&worker) {
+                    worker.wear = Some(Wear::Calls);
+                }
                 self.events.push_back(Event::UsedUp { worker, by: Wear::Calls });
             }
             Command::Excuse { worker } => self.events.push_back(Event::Excused { worker }),

@@ -443,6 +443,14 @@ impl Parcel {
         std::iter::once(&self.stream).chain(&self.buffers).map(lent).sum()
     }
 
+    /// How many of its bytes were moved to memory of this process's own.
+    #[must_use]
+    pub fn moved_bytes(&self) -> u64 {
+        let moved =
+            |bytes: &Bytes| if let Bytes::Moved(_) = bytes { bytes.as_slice().len() as u64 } else { 0 };
+        std::iter::once(&self.stream).chain(&self.buffers).map(moved).sum()
+    }
+
     /// How many of its bytes came inside the message.
     #[must_use]
     pub fn message_bytes(&self) -> u64 {

@@ -61,6 +61,7 @@ impl Telemetry {
         all.set_item("lanes", lanes)?;
         all.set_item("bytes_in", flow(py, &log.inbound, "by_reference")?)?;
         all.set_item("bytes_out", flow(py, &log.outbound, "handed_over")?)?;
+        all.set_item("spilled_bytes", log.spilled_bytes)?;
         all.set_item("repeated_bytes", log.repeated_bytes)?;
         all.set_item("item_nanoseconds", histogram(&log.times))?;
         all.set_item("item_bytes_in", histogram(&log.sizes_in))?;
@@ -77,7 +78,10 @@ impl Telemetry {
             ("births", count.births),
             ("failed_births", count.stillbirths),
             ("deaths", count.deaths),
-            ("recycles", count.recycles),
+            ("recycles", count.recycles()),
+            ("recycles_by_calls", count.recycles_by_calls),
+            ("recycles_by_memory", count.recycles_by_memory),
+            ("stopped_for_memory", count.stopped),
             ("retries", count.retries),
         ];
         all.set_item("staff", dict(py, staff)?)?;
@@ -92,6 +96,9 @@ impl Telemetry {
             (since.seconds(incident.at), what, incident.worker.slot, incident.pid)
         });
         all.set_item("incidents", incidents.collect::<Vec<_>>())?;
+        let admissions = census.admissions(log.opened, end).into_iter();
+        let admitted = admissions.map(|admission| (since.seconds(admission.at), admission.percent));
+        all.set_item("admitted", admitted.collect::<Vec<_>>())?;
         let looks = census.looks(log.opened, end).into_iter().map(|look| {
             let bytes = (look.parent_bytes, look.workers_bytes, look.payload_bytes, look.results_bytes);
             (since.seconds(look.at), bytes.0, bytes.1, bytes.2, bytes.3)

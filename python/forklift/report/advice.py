@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from forklift._units import count, percent, seconds, size
+from forklift._units import count, counted, percent, seconds, size
 
 if TYPE_CHECKING:
     from forklift.report.figures import Report
@@ -193,9 +193,34 @@ def fighting_threads(report: Report) -> Advice | None:
     )
 
 
+def short_of_memory(report: Report) -> Advice | None:
+    """The pool admitted less because memory was short, and workers waited for it."""
+    from forklift.report.text import least
+
+    # A seat to which nothing came has no lane.
+    busy = sum(spent for name, spent in report.workers.items() if name not in ("wait_for_work", "away"))
+    idle = min(report.throttled, report.wall - busy / _sides(report))
+    if not report.throttled:
+        return None
+    return Advice(
+        "short_of_memory",
+        f"Memory was short: for {seconds(report.throttled)} of {seconds(report.wall)} the pool admitted less than it "
+        f"otherwise does, {least(report)}, and its workers waited for items meanwhile. Free memory that others hold, "
+        "take smaller items, or fewer workers, which hold less together; raise the cgroup's limit if that is what is "
+        "reached.",
+        idle,
+        {
+            "seconds": report.throttled,
+            "times": sum(p < 100 for _, p in report.admitted),
+            "seconds_idle": idle,
+        },
+    )
+
+
 def deaths(report: Report) -> Advice | None:
     """Workers died, or could not be born."""
     died, unborn = report.staff["deaths"], report.staff["failed_births"]
+    stopped = report.staff.get("stopped_for_memory", 0)
     if not died and not unborn:
         return None
     left = f"{size(report.memory_available)} of memory are left"
@@ -204,10 +229,17 @@ def deaths(report: Report) -> Advice | None:
             f"{count(unborn)} workers could not be born: {count(len(report.lanes))} of {count(report.processes)} "
             f"worked. {left}; limits of processes and descriptors are what else to look at."
         )
-    else:
+    elif stopped == died:
         text = (
-            f"{count(died)} workers died and were replaced; what they were at was lost or done again. {left}. If the "
-            "system killed them for memory, take fewer workers, or smaller items."
+            f"{counted(died, 'worker')} had to be stopped: during a call they held more than half as much again as "
+            "worker_memory_limit. Raise it, or take smaller items, or a function that holds less at a time."
+        )
+    else:
+        some = f" ({count(stopped)} stopped at worker_memory_limit)" if stopped else ""
+        text = (
+            f"{counted(died, 'worker')} died{some} and {'was' if died == 1 else 'were'} replaced; what "
+            f"{'it was' if died == 1 else 'they were'} at was lost or done again. {left}. If the system killed for "
+            "want of memory, take fewer workers, or smaller items."
         )
     evidence = {"deaths": died, "failed_births": unborn, "memory_available": report.memory_available}
     return Advice("deaths", text, report.wall, evidence)
@@ -342,6 +374,7 @@ RULES: tuple[Rule, ...] = (
     tail,
     slow_start,
     fighting_threads,
+    short_of_memory,
     deaths,
     too_few_chunks,
     too_many_workers,

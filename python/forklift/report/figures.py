@@ -170,7 +170,9 @@ class Report:
     imported: list[str]
     """Modules that workers imported meanwhile."""
     staff: dict[str, int]
-    """How many "births", "failed_births", "deaths", "recycles" there were, and "retries" of items."""
+    """How many "births", "failed_births", "deaths", "recycles" there were, and "retries" of items. Of the recycles,
+    "recycles_by_calls" (`maxtasksperchild`) and "recycles_by_memory" (`worker_memory_limit`); of the deaths,
+    "stopped_for_memory": workers that were far above that limit during a call."""
     incidents: list[tuple[float, str, int, int]]
     """When, what ("born", "ready", "left", "died", "stillborn"), seat, pid."""
     memory: list[Look]
@@ -189,6 +191,15 @@ class Report:
     """What carried items to other machines and results back: "Ray", "Dask"; empty for workers of this machine."""
     nodes: list[str] = field(default_factory=list)
     """Where workers are, by seat; empty for workers of this machine."""
+    spilled_bytes: int = 0
+    """Bytes of results that were moved to a disk, because they held more memory than they may. They are among those of
+    `bytes_out`."""
+    inherited_bytes: int = 0
+    """What workers saw of items without their being copied, estimated from a few of them: what plain containers,
+    numbers, text, bytes and arrays hold."""
+    admitted: list[tuple[float, int]] = field(default_factory=list)
+    """When the pool began to admit less, or more again, since memory was short, and per cent of what it admits
+    otherwise; 0 is one chunk at a time. Empty if that was everything all the time."""
 
     @property
     def work(self) -> float:
@@ -228,6 +239,12 @@ class Report:
     def peak_memory(self) -> int | None:
         """The most resident memory that was seen, all told; None if nobody looked."""
         return max((sum(look[1:]) for look in self.memory), default=None)
+
+    @property
+    def throttled(self) -> float:
+        """For how many seconds the pool admitted less because memory was short."""
+        ends = [at for at, _ in self.admitted[1:]] + [self.wall]
+        return sum(end - at for (at, percent), end in zip(self.admitted, ends, strict=False) if percent < 100)
 
     @property
     def advice(self) -> list[Advice]:
@@ -303,6 +320,8 @@ def report(figures: dict[str, Any], about: dict[str, Any]) -> Report:
         bytes_in=figures["bytes_in"],
         bytes_out={way: figures["bytes_out"][way] for way in BYTES_OUT},
         repeated_bytes=figures["repeated_bytes"],
+        spilled_bytes=figures["spilled_bytes"],
+        admitted=figures["admitted"],
         item_seconds=Histogram.of(figures["item_nanoseconds"], 1e-9),
         item_bytes_in=Histogram.of(figures["item_bytes_in"]),
         item_bytes_out=Histogram.of(figures["item_bytes_out"]),

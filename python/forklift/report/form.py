@@ -8,7 +8,7 @@ from typing import Any
 
 from forklift.report.figures import SCHEMA, Chunk, Histogram, Lane, Look, Report
 
-_DERIVED = ("work", "speedup", "efficiency", "workers", "peak_memory")
+_DERIVED = ("work", "speedup", "efficiency", "workers", "peak_memory", "throttled")
 _TABLES: dict[str, Any] = {"memory": Look, "records": Chunk}
 _HISTOGRAMS = ("item_seconds", "item_bytes_in", "item_bytes_out")
 
@@ -47,6 +47,8 @@ def loads(text: str, name: str) -> Report:
                 row(**dict(zip(columns, values, strict=True))) for values in fields[field]["rows"]
             ]
         fields["incidents"] = [tuple(incident) for incident in fields["incidents"]]
+        # Fields that came later have defaults, so that what an earlier version saved can be read.
+        fields["admitted"] = [tuple(change) for change in fields.get("admitted", ())]
         for field in ("longest", "firsts"):
             fields[field] = None if fields[field] is None else tuple(fields[field])
         return Report(**fields)

@@ -64,7 +64,7 @@ COLOURS = {
 def fragment(report: Report) -> str:
     """Write what a notebook shows: no script, and nothing that reaches beyond it."""
     title = f"<p><b>{escape(headline(report)[0])}</b></p>"
-    parts = [title, cards(report), breakdown(report), advice(report, "<p><b>Advice</b></p>")]
+    parts = [title, cards(report), breakdown(report), notes(report), advice(report, "<p><b>Advice</b></p>")]
     return f'<div class="forklift" style="padding: .5rem"><style>{STYLE}</style>{"".join(parts)}</div>'
 
 
@@ -126,13 +126,9 @@ def _bar(name: str, phases: dict[str, float], whole: float) -> str:
 
 def tables(report: Report) -> str:
     """Bytes by their ways, and how items are spread."""
-    ways = dict.fromkeys((*report.bytes_in, *report.bytes_out))
     rows = [
-        (
-            WORDS[way],
-            *(size(flow[way]) if way in flow else "" for flow in (report.bytes_in, report.bytes_out)),
-        )
-        for way in ways
+        (words, *("" if flow is None else size(flow) for flow in (there, back)))
+        for words, there, back in text.ways(report)
     ]
     spreads = []
     for name, spread, write in (

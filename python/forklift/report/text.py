@@ -6,7 +6,7 @@ import textwrap
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from forklift._units import count, percent, seconds, size
+from forklift._units import count, counted, percent, seconds, size
 
 if TYPE_CHECKING:
     from forklift.report.figures import Histogram, Report
@@ -39,6 +39,20 @@ WORDS = {
     "handed_over": "handed over",
     "once_per_call": "once per call",
 }
+
+# What is counted of workers, and of which reasons some of it was.
+_STAFF = (
+    ("births", "birth", "births", ()),
+    ("failed_births", "failed birth", "failed births", ()),
+    ("deaths", "death", "deaths", (("stopped_for_memory", "stopped for memory"),)),
+    (
+        "recycles",
+        "recycle",
+        "recycles",
+        (("recycles_by_calls", "by calls"), ("recycles_by_memory", "by memory")),
+    ),
+    ("retries", "item tried again", "items tried again", ()),
+)
 
 
 def headline(report: Report) -> list[str]:
@@ -92,12 +106,17 @@ def notes(report: Report) -> list[tuple[str, str]]:
         parts = f"parent {size(peak.parent)}, workers {size(peak.workers)}"
         shared = f"shared {size(peak.payload + peak.results)}"
         found.append(("Memory", f"{size(sum(peak[1:]))} at most: {parts}, {shared}"))
-    staff = {name: number for name, number in report.staff.items() if number}
+    if report.spilled_bytes:
+        found.append(("Disk", f"{size(report.spilled_bytes)} of results were moved to files in spill_dir"))
+    staff = _staff(report.staff)
     if staff:
-        words = ", ".join(f"{name.replace('_', ' ')} {count(number)}" for name, number in staff.items())
-        found.append(("Workers", words))
+        found.append(("Workers", staff))
     if report.nodes:
         found.append(("Nodes", network(report)))
+    if report.throttled:
+        found.append(
+            ("Admitted", f"less for {seconds(report.throttled)}, since memory was short: {least(report)}")
+        )
     if report.inherit:
         found.append(("Way", report.inherit))
     return found
@@ -111,6 +130,37 @@ def network(report: Report) -> str:
     mean = report.workers["crossing"] / max(1, len(report.lanes))
     carried = f"{size(report.network_bytes)} carried by {report.engine}, which took {seconds(mean)} of a worker's time"
     return f"{names}{more}; {carried}"
+
+
+def least(report: Report) -> str:
+    """Say how much was admitted when it was least."""
+    percents = min((percent for _, percent in report.admitted), default=100)
+    return f"down to {percents} %" if percents else "down to one chunk at a time"
+
+
+def _staff(staff: dict[str, int]) -> str:
+    """Say what became of workers."""
+    parts = []
+    for name, noun, plural, reasons in _STAFF:
+        if not staff.get(name):
+            continue
+        known = [(staff[reason], words) for reason, words in reasons if staff.get(reason)]
+        words = ", ".join(
+            words if number == staff[name] else f"{count(number)} {words}" for number, words in known
+        )
+        parts.append(counted(staff[name], noun, plural) + (f" ({words})" if words else ""))
+    return ", ".join(parts)
+
+
+def ways(report: Report) -> list[tuple[str, int | None, int | None]]:
+    """Return by which way how many bytes went, there and back; None where there is no such way."""
+    found: list[tuple[str, int | None, int | None]] = [
+        (WORDS[way], report.bytes_in.get(way), report.bytes_out.get(way))
+        for way in dict.fromkeys((*report.bytes_in, *report.bytes_out))
+    ]
+    if report.inherited_bytes:
+        found.append(("inherited (estimated)", report.inherited_bytes, None))
+    return found
 
 
 def _wrapped(words: str, label: str) -> list[str]:
@@ -133,10 +183,10 @@ def _bar(share: float) -> str:
 
 def _bytes(report: Report) -> list[str]:
     lines = [f"{'Payload':<30}{'to workers':>14}{'from workers':>16}"]
-    for way in dict.fromkeys((*report.bytes_in, *report.bytes_out)):
-        there, back = report.bytes_in.get(way, 0), report.bytes_out.get(way, 0)
+    for words, there, back in ways(report):
         if there or back:
-            lines.append(f"  {WORDS[way]:<28}{size(there):>14}{size(back) if back else '':>16}")
+            cells = ("" if there is None else size(there), size(back) if back else "")
+            lines.append(f"  {words:<28}{cells[0]:>14}{cells[1]:>16}")
     return lines if len(lines) > 1 else ["Payload: none"]
 
 

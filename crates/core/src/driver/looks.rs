@@ -33,10 +33,11 @@ impl Driver {
 
     /// Notes what happened to a worker.
     pub(super) fn note(&self, worker: WorkerId, what: Happening) {
-        let pid = self.workers.get(&worker).and_then(|known| known.process.as_ref().and_then(Process::pid));
+        let known = self.workers.get(&worker);
+        let pid = known.and_then(|known| known.process.as_ref().and_then(Process::pid));
         let incident = Incident { at: now(), worker, pid: pid.unwrap_or(0), what };
         let replaced = !self.closing || !self.jobs.is_empty();
-        self.census.note(incident, replaced);
+        self.census.note(incident, known.and_then(|known| known.wear).filter(|_| replaced));
     }
 
     /// Who works here, by seat.

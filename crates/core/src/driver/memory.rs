@@ -49,6 +49,7 @@ impl Driver {
                 worker.excess = Some(Excess { own_bytes, held_bytes, limit });
                 worker.kill();
                 self.counters.stopped_memory += 1;
+                self.census.stopped();
             }
         }
         let ended = now();

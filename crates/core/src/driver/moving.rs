@@ -40,6 +40,7 @@ impl Driver {
                     self.events.push_back(Event::Unreadable { worker: id, chunk });
                 }
                 Some(Word::Outgrown) => {
+                    worker.wear = Some(Wear::Memory);
                     self.events.push_back(Event::UsedUp { worker: id, by: Wear::Memory });
                 }
                 Some(Word::Surrendered(chunk)) => {
@@ -99,6 +100,9 @@ impl Driver {
     /// Results were moved, or could not be: then their job fails.
     pub(super) fn moved(&mut self, answered: Answered, shortage: Option<Shortage>) {
         let (id, job) = (answered.worker, answered.job);
+        if let (Outcome::Values(parcel), Some(job)) = (&answered.answer.outcome, self.jobs.get(&job)) {
+            job.recorder.spilled(parcel.moved_bytes());
+        }
         if let Some(shortage) = shortage
             && let Some(job) = self.jobs.get_mut(&job)
         {

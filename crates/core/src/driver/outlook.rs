@@ -6,6 +6,7 @@ use crate::event::Event;
 use crate::id::Time;
 use crate::machine::Machine;
 use crate::pressure::{Valve, admitted};
+use crate::telemetry::Admission;
 use std::time::Duration;
 
 /// How often the machine is looked at: a few small files, some tenths of a millisecond. The kernel's figures are means
@@ -53,6 +54,7 @@ impl Driver {
         let wanted = outlook.window_bytes.saturating_add(outlook.stream_bytes);
         let halvings = outlook.valve.step(&outlook.machine.memory_reading(), wanted, held);
         if halvings != before {
+            self.census.admits(Admission { at: now, percent: outlook.valve.percent() });
             let window_bytes = admitted(outlook.window_bytes, halvings);
             let stream_bytes = admitted(outlook.stream_bytes, halvings);
             self.events.push_back(Event::Admitted { window_bytes, stream_bytes });

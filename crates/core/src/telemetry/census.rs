@@ -1,11 +1,16 @@
-//! Who was born, who died, and how much memory all of them held: of a pool, over all of its calls.
+//! Who was born, who died and why, how much memory all of them held, and how much was admitted for want of it: of a
+//! pool, over all of its calls.
 
+use crate::event::Wear;
 use crate::id::{Time, WorkerId};
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// Happenings that are kept; older ones are forgotten, and only counted.
+/// What a pool admits while nothing is short.
+const ALL_PERCENT: u64 = 100;
+
+/// Happenings, and changes of what is admitted, that are kept; older ones are forgotten, and only counted.
 const HAPPENINGS_MAX: usize = 4096;
 
 /// Looks at memory that are kept. When there are more, every second is dropped, and they are taken half as often.
@@ -26,8 +31,12 @@ pub struct Count {
     pub stillbirths: u64,
     /// Workers that ended without having been told to.
     pub deaths: u64,
-    /// Workers that were replaced in good order.
-    pub recycles: u64,
+    /// Workers that were stopped during a call since they had far too much memory. They count as deaths as well.
+    pub stopped: u64,
+    /// Workers that were replaced in good order when they had made their calls.
+    pub recycles_by_calls: u64,
+    /// Workers that were replaced in good order because they held too much memory after a call.
+    pub recycles_by_memory: u64,
     /// Items that were tried again after their worker died.
     pub retries: u64,
 }
@@ -40,9 +49,17 @@ impl Count {
             births: self.births - earlier.births,
             stillbirths: self.stillbirths - earlier.stillbirths,
             deaths: self.deaths - earlier.deaths,
-            recycles: self.recycles - earlier.recycles,
+            stopped: self.stopped - earlier.stopped,
+            recycles_by_calls: self.recycles_by_calls - earlier.recycles_by_calls,
+            recycles_by_memory: self.recycles_by_memory - earlier.recycles_by_memory,
             retries: self.retries - earlier.retries,
         }
+    }
+
+    /// Workers that were replaced in good order.
+    #[must_use]
+    pub fn recycles(&self) -> u64 {
+        self.recycles_by_calls + self.recycles_by_memory
     }
 }
 
@@ -89,10 +106,20 @@ pub struct Memory {
     pub results_bytes: u64,
 }
 
+/// What a pool admits from one moment on, in per cent; see `pressure`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Admission {
+    /// When it began.
+    pub at: Time,
+    /// How much; 0 is one chunk at a time.
+    pub percent: u64,
+}
+
 #[derive(Debug, Default)]
 struct State {
     count: Count,
     incidents: VecDeque<Incident>,
+    admissions: VecDeque<Admission>,
     looks: Vec<Memory>,
     interval: Duration,
     next_look: Time,
@@ -123,20 +150,56 @@ impl Census {
         self.lock().count
     }
 
-    /// Something happened to a worker. `replaced`: if it left, another takes its seat.
-    pub fn note(&self, incident: Incident, replaced: bool) {
+    /// Something happened to a worker. `replaced_for`: if it left, and another takes its seat because it was used up.
+    pub fn note(&self, incident: Incident, replaced_for: Option<Wear>) {
         let mut state = self.lock();
         match incident.what {
             Happening::Born => state.count.births += 1,
             Happening::Stillborn => state.count.stillbirths += 1,
             Happening::Died => state.count.deaths += 1,
-            Happening::Left => state.count.recycles += u64::from(replaced),
+            Happening::Left => match replaced_for {
+                Some(Wear::Calls) => state.count.recycles_by_calls += 1,
+                Some(Wear::Memory) => state.count.recycles_by_memory += 1,
+                None => {}
+            },
             Happening::Ready => {}
         }
         if state.incidents.len() == HAPPENINGS_MAX {
             state.incidents.pop_front();
         }
         state.incidents.push_back(incident);
+    }
+
+    /// A worker was stopped because it had far too much memory. Its death follows.
+    pub fn stopped(&self) {
+        self.lock().count.stopped += 1;
+    }
+
+    /// The pool admits another share than before.
+    pub fn admits(&self, admission: Admission) {
+        let mut state = self.lock();
+        if state.admissions.len() == HAPPENINGS_MAX {
+            state.admissions.pop_front();
+        }
+        state.admissions.push_back(admission);
+    }
+
+    /// What was admitted from `begin` to `end`, change by change: nothing if that was everything all the time.
+    #[must_use]
+    pub fn admissions(&self, begin: Time, end: Time) -> Vec<Admission> {
+        let mut found: Vec<Admission> = Vec::new();
+        for admission in self.lock().admissions.iter().filter(|admission| admission.at <= end) {
+            if admission.at <= begin {
+                // What holds when it begins is the last of these.
+                found.clear();
+                found.extend(
+                    (admission.percent < ALL_PERCENT).then_some(Admission { at: begin, ..*admission }),
+                );
+            } else {
+                found.push(*admission);
+            }
+        }
+        found
     }
 
     /// So many items were tried again, in all.
@@ -236,14 +299,46 @@ mod tests {
         let census = Census::new(true);
         let incident =
             |what| Incident { at: Time(1), worker: WorkerId { slot: 0, generation: 1 }, pid: 1, what };
+        census.note(incident(Happening::Born), None);
+        census.note(incident(Happening::Left), Some(Wear::Calls));
         let before = census.count();
-        census.note(incident(Happening::Born), false);
-        census.note(incident(Happening::Left), true);
-        census.note(incident(Happening::Left), false);
-        census.note(incident(Happening::Died), false);
+        census.note(incident(Happening::Born), None);
+        census.note(incident(Happening::Left), Some(Wear::Calls));
+        census.note(incident(Happening::Left), Some(Wear::Memory));
+        census.note(incident(Happening::Left), None);
+        census.stopped();
+        census.note(incident(Happening::Died), None);
         let count = census.count().since(&before);
-        assert_eq!((count.births, count.recycles, count.deaths), (1, 1, 1));
-        assert_eq!(census.incidents(Time(1), Time(1)).len(), 4);
+        let expected = Count {
+            births: 1,
+            deaths: 1,
+            stopped: 1,
+            recycles_by_calls: 1,
+            recycles_by_memory: 1,
+            ..Count::default()
+        };
+        assert_eq!((count, count.recycles()), (expected, 2));
+        assert_eq!(census.incidents(Time(1), Time(1)).len(), 7);
         assert!(census.incidents(Time(2), Time(3)).is_empty());
+    }
+
+    /// What a call from 10 to 20 sees of a pool that admitted so much from these moments on.
+    fn check_admissions(changes: &[(u64, u64)], expected: &[(u64, u64)]) {
+        let census = Census::new(true);
+        for &(at, percent) in changes {
+            census.admits(Admission { at: Time(at), percent });
+        }
+        let found = census.admissions(Time(10), Time(20));
+        let found: Vec<(u64, u64)> = found.iter().map(|found| (found.at.0, found.percent)).collect();
+        assert_eq!(found, expected, "{changes:?}");
+    }
+
+    #[test]
+    fn a_call_sees_what_was_admitted_while_it_ran() {
+        check_admissions(&[], &[]);
+        check_admissions(&[(12, 50), (15, 25), (18, 50), (25, 100)], &[(12, 50), (15, 25), (18, 50)]);
+        check_admissions(&[(3, 50), (5, 0)], &[(10, 0)]);
+        check_admissions(&[(3, 50), (15, 100)], &[(10, 50), (15, 100)]);
+        check_admissions(&[(3, 50), (5, 100)], &[]);
     }
 }

@@ -143,6 +143,8 @@ pub struct Log {
     pub inbound: Flow,
     /// Payload from them.
     pub outbound: Flow,
+    /// Bytes of results that were moved to a disk.
+    pub spilled_bytes: u64,
     /// Bytes that were copied although the item before had the same at the same place.
     pub repeated_bytes: u64,
     /// By seat.
@@ -180,6 +182,7 @@ impl Log {
             chunks: 0,
             inbound: Flow::default(),
             outbound: Flow::default(),
+            spilled_bytes: 0,
             repeated_bytes: 0,
             lanes: BTreeMap::new(),
             times: histogram(),

@@ -20,7 +20,7 @@ mod stopwatch;
 
 pub use hdrhistogram::Histogram;
 
-pub use census::{Census, Count, Happening, Incident, Memory};
+pub use census::{Admission, Census, Count, Happening, Incident, Memory};
 pub use log::{Firsts, Flow, Lane, Log, Longest, Reply};
 pub use records::{RECORDS_MAX, Record, Records};
 pub use stopwatch::{Shift, Stopwatch};
@@ -143,6 +143,11 @@ impl Recorder {
         if self.on {
             self.lock().answered(reply);
         }
+    }
+
+    /// Driver: so many bytes of results were moved to a disk.
+    pub fn spilled(&self, bytes: u64) {
+        self.lock().spilled_bytes += bytes;
     }
 
     /// Driver: an item was lost with its worker.
