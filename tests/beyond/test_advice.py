@@ -122,8 +122,8 @@ CASES = {
         ],
     ),
     "slow_start": (
-        figures(firsts=(2, 2, 1.3, 0.62), imported=["ast", "pandas", "re", "scipy"]),
-        ["took 620 ms", "20.0 ms would be usual", 'preload=["pandas", "scipy"]'],
+        figures(firsts=(2, 2, 1.3, 0.62), imported=["pandas", "re", "scipy", "six", "ast"]),
+        ["took 620 ms", "20.0 ms would be usual", 'preload=["pandas", "scipy", "six"]'],
         [
             figures(firsts=(2, 2, 0.7, 0.03)),  # one worker only: not what each pays
             figures(firsts=(2, 60, 1.3, 0.62)),  # there was little after them
@@ -314,6 +314,24 @@ def test_an_import_in_the_function(tmp_path):
     (tmp_path / "slow_module.py").write_text("import time\ntime.sleep(0.5)\nVALUE = 1\n")
     advice = first_advice(lambda pool: pool.map(import_slowly, [os.fspath(tmp_path)] * 40))
     assert advice.rule == "slow_start" and 'preload=["slow_module"]' in advice.text
+
+
+def import_pandas(number):
+    import pandas
+
+    time.sleep(0.001)
+    return bool(pandas.__name__) and number
+
+
+def test_an_import_that_imports_hundreds():
+    """What the function asked for is named, not the first or last of all that come with it, by whatever order."""
+    pytest.importorskip("pandas")
+    with Pool(2) as pool:
+        pool.map(abs, range(4), 1)  # workers are born before anything needs pandas
+        pool.map(import_pandas, range(100))
+        report = pool.report()
+    [advice] = [advice for advice in report.advice if advice.rule == "slow_start"]
+    assert 'preload=["pandas"' in advice.text, (advice.text, report.imported)
 
 
 def test_items_of_many_python_objects():

@@ -191,8 +191,9 @@ impl Modules {
         Ok(Self { known: all.len(), all: all.unbind() })
     }
 
-    /// Those that were imported since the last time, by their top-level names. The dictionary keeps the order of
-    /// imports, so this is a comparison of lengths but for the first items of a job.
+    /// Those that were imported since the last time, by their top-level names, the last first. The dictionary keeps the
+    /// order in which imports ended, so this is a comparison of lengths but for the first items of a job; and what the
+    /// user's code asked for stands behind all that it imports itself, which may be hundreds.
     fn imported(&mut self, py: Python<'_>) -> String {
         let all = self.all.bind(py);
         let known = std::mem::replace(&mut self.known, all.len());
@@ -201,10 +202,12 @@ impl Modules {
         }
         let mut names: Vec<String> = Vec::new();
         for name in all.keys().iter().skip(known).filter_map(|name| name.extract::<String>().ok()) {
-            if !name.contains('.') && !name.starts_with('_') && names.len() < IMPORTED_MAX {
+            if !name.contains('.') && !name.starts_with('_') {
                 names.push(name);
             }
         }
+        names.reverse();
+        names.truncate(IMPORTED_MAX);
         names.join(",")
     }
 }

@@ -173,7 +173,7 @@ def slow_start(report: Report) -> Advice | None:
 
 
 def _telling(names: list[str]) -> list[str]:
-    """Return the modules that are worth naming: the standard library's are quick, or come with others."""
+    """Return the modules that are worth naming. The standard library's are quick, or come with others."""
     return ([name for name in names if name not in sys.stdlib_module_names] or names)[:3]
 
 

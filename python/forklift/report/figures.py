@@ -168,7 +168,8 @@ class Report:
     firsts: tuple[int, int, float, float]
     """Of workers' first answers: workers, items, seconds, and the least seconds of one."""
     imported: list[str]
-    """Modules that workers imported meanwhile."""
+    """Modules that workers imported meanwhile, by top-level names: of each worker, what it asked for before what that
+    imported itself."""
     staff: dict[str, int]
     """How many "births", "failed_births", "deaths", "recycles" there were, and "retries" of items. Of the recycles,
     "recycles_by_calls" (`maxtasksperchild`) and "recycles_by_memory" (`worker_memory_limit`); of the deaths,

@@ -6,7 +6,7 @@ use super::stopwatch::Shift;
 use crate::event::Spent;
 use crate::id::{Time, WorkerId};
 use hdrhistogram::Histogram;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// Names of imported modules that are kept.
@@ -159,8 +159,8 @@ pub struct Log {
     pub longest: Option<Longest>,
     /// What workers' first answers took.
     pub firsts: Firsts,
-    /// Modules that were imported while items were worked on.
-    pub imported: BTreeSet<String>,
+    /// Modules that were imported while items were worked on, in the order of telling, each once.
+    pub imported: Vec<String>,
     /// The answers.
     pub records: Records,
 }
@@ -190,7 +190,7 @@ impl Log {
             sizes_out: histogram(),
             longest: None,
             firsts: Firsts::default(),
-            imported: BTreeSet::new(),
+            imported: Vec::new(),
             records: Records::default(),
         }
     }
@@ -215,8 +215,10 @@ impl Log {
             let (offset, time) = shift.longest;
             self.longest = Some(Longest { item: reply.first + u64::from(offset), time, worker });
         }
-        if self.imported.len() < IMPORTED_MAX && !shift.imported.is_empty() {
-            self.imported.extend(shift.imported.split(',').map(str::to_owned));
+        for name in shift.imported.split(',').filter(|name| !name.is_empty()) {
+            if self.imported.len() < IMPORTED_MAX && !self.imported.iter().any(|known| known == name) {
+                self.imported.push(name.to_owned());
+            }
         }
         let busy = spent.decode + spent.call + spent.encode;
         let ended = shift.begun.after(busy);
@@ -343,6 +345,18 @@ mod tests {
         );
         assert_eq!(log.lanes[&1].ended, Time(1740));
         assert_eq!(log.records.all().count(), 2);
+    }
+
+    #[test]
+    fn imports_keep_the_order_in_which_workers_tell_of_them() {
+        let mut log = Log::new(Time(0), Count::default());
+        for told in ["pandas,six,numpy", "", "scipy,pandas,ast"] {
+            answer(&mut log, 0, 1, 0, &Shift { imported: told.into(), ..Shift::default() });
+        }
+        assert_eq!(log.imported, ["pandas", "six", "numpy", "scipy", "ast"]);
+        let many: Vec<String> = (0..2 * IMPORTED_MAX).map(|number| format!("module{number}")).collect();
+        answer(&mut log, 0, 1, 0, &Shift { imported: many.join(","), ..Shift::default() });
+        assert_eq!((log.imported.len(), &*log.imported[0]), (IMPORTED_MAX, "pandas"));
     }
 
     #[test]

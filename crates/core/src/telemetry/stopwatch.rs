@@ -40,7 +40,7 @@ pub struct Shift {
     pub longest: (u32, Duration),
     /// Nanoseconds of one item, rounded to 1.6 %, and how many items took that.
     pub samples: Vec<(u64, u32)>,
-    /// Modules that were imported meanwhile: top-level names, with commas.
+    /// Modules that were imported meanwhile: top-level names, the last first, with commas.
     pub imported: String,
 }
 
