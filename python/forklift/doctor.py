@@ -22,7 +22,7 @@ from typing import Literal, NamedTuple
 
 from forklift import _births, _native
 from forklift._budget import MEMORY_SHARE
-from forklift._units import size
+from forklift._units import counted, size
 from forklift.pool import Pool
 
 __all__ = ["Finding", "examine"]
@@ -151,7 +151,9 @@ def _limits() -> Iterator[Finding]:
     yield Finding(
         "open files",
         f"{_count(descriptors)} allowed",
-        f"too few for {workers} workers, who may need {needed}" if few else f"enough for {workers} workers",
+        f"too few for {counted(workers, 'worker')}, which may need {needed}"
+        if few
+        else f"enough for {counted(workers, 'worker')}",
         "bad" if few else "good",
         _more_descriptors(needed, most) if few else "",
     )
@@ -185,7 +187,7 @@ def _processes(workers: int) -> Finding:
     found = f"{_count(limit)} allowed" + (f", {_count(max(left, 0))} left" if left < limit else "")
     if left < needed:
         return Finding("processes", found, "workers may not be born", "bad", f"raise {name}")
-    return Finding("processes", found, f"enough for {workers} workers")
+    return Finding("processes", found, f"enough for {counted(workers, 'worker')}")
 
 
 def _cgroup_processes() -> Iterator[tuple[int, int]]:

@@ -348,8 +348,8 @@ def view(now: Look, before: Look | None, width: int, height: int | None = None) 
 def _machine(now: Look, width: int) -> list[Line]:
     workers = sum(len(pool.workers) for pool in now.pools)
     pieces = [
-        f"{_number(len(now.pools), 'pool')}, {_number(workers, 'worker')}",
-        f"load {now.load:.1f} on {_number(now.cores, 'core')}",
+        f"{units.counted(len(now.pools), 'pool')}, {units.counted(workers, 'worker')}",
+        f"load {now.load:.1f} on {units.counted(now.cores, 'core')}",
         f"memory {units.size(now.memory_available)} free of {units.size(now.memory_total)}",
     ]
     if now.pressure:
@@ -361,14 +361,16 @@ def _machine(now: Look, width: int) -> list[Line]:
 def _pool(pool: Pool, now: Look, rates: _Rates | None, width: int) -> list[Line]:
     figures = pool.figures
     lines = [Line(_cut(f"{pool.pid}  {pool.command}", width), "title")]
-    done = [f"{units.count(figures['done'])} items done"]
+    done = [f"{units.counted(figures['done'], 'item')} done"]
     if rates:
         done.append(f"{_rate(rates.items)} items/s")
     if figures["failed"]:
         done.append(f"{units.count(figures['failed'])} failed")
     if figures["retried"]:
         done.append(f"{units.count(figures['retried'])} tried again")
-    done += [f"{_number(figures['calls'], 'call')}, {_number(figures['chunks'], 'chunk')} under way"]
+    done += [
+        f"{units.counted(figures['calls'], 'call')}, {units.counted(figures['chunks'], 'chunk')} under way"
+    ]
     done += [f"running for {units.seconds(now.at - pool.begun)}"]
     moved = [f"sent {units.size(_sent(figures))}", f"received {units.size(figures['result_bytes'])}"]
     if rates:
@@ -382,7 +384,10 @@ def _pool(pool: Pool, now: Look, rates: _Rates | None, width: int) -> list[Line]
         held.append(f"spilled {units.size(figures['spilled_bytes'])}")
     own = sum(worker.process.own for worker in pool.workers)
     held.append(f"memory {units.size(pool.process.own)} here, {units.size(own)} in workers")
-    staff = [f"{len(pool.workers)} of {_number(figures['processes'], 'worker')}", f"{figures['births']} born"]
+    staff = [
+        f"{len(pool.workers)} of {units.counted(figures['processes'], 'worker')}",
+        f"{figures['births']} born",
+    ]
     staff += [
         f"{figures[name]} {word}"
         for name, word in (("deaths", "died"), ("recycled", "recycled"))
@@ -439,10 +444,6 @@ def _table(pool: Pool, now: Look, rates: _Rates | None, width: int) -> list[Line
         ]
         lines.append(Line(_cut("  " + "  ".join(cells).rstrip(), width), tone))
     return lines
-
-
-def _number(count: int, name: str) -> str:
-    return f"{units.count(count)} {name}" if count == 1 else f"{units.count(count)} {name}s"
 
 
 def _rate(value: float) -> str:

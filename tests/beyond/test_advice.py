@@ -155,7 +155,7 @@ CASES = {
     ),
     "too_few_chunks": (
         figures(chunks=1, chunksize=100, lanes=lanes(1.0)),
-        ["100 items in 1 chunks", "1 of 2 workers", "chunksize=100 is too large"],
+        ["100 items in 1 chunk can keep no more than 1 of 2 workers busy", "chunksize=100 is too large"],
         [figures(chunks=2, chunksize=50), figures(chunks=1, call="apply", lanes=lanes(1.0))],
     ),
     "too_many_workers": (

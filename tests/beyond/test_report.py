@@ -5,15 +5,19 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 import signal
 import time
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from forklift import Pool, Report, WorkerDied, shared_arrays
+from forklift.report import Look
+from tests.beyond.test_advice import chunk, figures, lanes
 
 MB = 1 << 20
 PHASES = {"wait_for_work", "decode", "compute", "encode_result", "hand_over", "away"}
@@ -270,6 +274,48 @@ def test_text_fits_a_terminal(pool):
     for word in ("speed-up", "copy items", "compute", "handed over", "4.19 MB", "Chunks    4"):
         assert word in text
     assert "map(double), 4 items" in repr(pool.report())
+
+
+#: "1 items" and the like.
+PLURAL_OF_ONE = re.compile(
+    r"\b1 (?:items|workers|cores|chunks|births|deaths|recycles|settings|calls|pools)\b"
+)
+
+
+def singular():
+    """One of everything that is counted."""
+    return figures(
+        processes=1,
+        cores=1,
+        total=1,
+        submitted=1,
+        answered=1,
+        chunks=1,
+        lanes=lanes(1.0)[:1],
+        records=[chunk(0, 0.0, 1.0)],
+        memory=[Look(at, MB, 0, 0, 0) for at in (0.0, 0.5)],
+        staff={
+            "births": 1,
+            "failed_births": 1,
+            "deaths": 1,
+            "stopped_for_memory": 1,
+            "recycles": 1,
+            "retries": 1,
+        },
+    )
+
+
+@pytest.mark.parametrize(
+    "report", [singular(), replace(singular(), total=None), replace(singular(), processes=2, cores=2)]
+)
+def test_one_of_something_is_written_as_one(report, tmp_path):
+    report.save(tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text().partition('<script type="application/json"')[0]
+    for text in (str(report), repr(report), report._repr_html_(), page):
+        assert not PLURAL_OF_ONE.findall(text), text
+    words = " ".join(str(report).split())
+    assert "1 birth, 1 failed birth, 1 death (stopped for memory), 1 recycle, 1 item tried again" in words
+    assert "1 worker could not be born: 1 of" in words
 
 
 def test_json_holds_all_of_it(pool, tmp_path):

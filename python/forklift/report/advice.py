@@ -186,7 +186,7 @@ def fighting_threads(report: Report) -> Advice | None:
     return Advice(
         "fighting_threads",
         f"Threads of libraries (BLAS, OpenMP) took {percent(others / cpu)} of the workers' processor time, while "
-        f"{len(report.lanes)} workers already fill {count(report.cores)} cores. Set OMP_NUM_THREADS=1 and its like "
+        f"{len(report.lanes)} workers already fill {counted(report.cores, 'core')}. Set OMP_NUM_THREADS=1 and its like "
         "(OPENBLAS_NUM_THREADS, MKL_NUM_THREADS) before the pool is made, or take fewer workers.",
         others / _sides(report) / 2,
         {"cpu_seconds": cpu, "cpu_seconds_of_other_threads": others},
@@ -226,7 +226,7 @@ def deaths(report: Report) -> Advice | None:
     left = f"{size(report.memory_available)} of memory are left"
     if unborn:
         text = (
-            f"{count(unborn)} workers could not be born: {count(len(report.lanes))} of {count(report.processes)} "
+            f"{counted(unborn, 'worker')} could not be born: {count(len(report.lanes))} of {count(report.processes)} "
             f"worked. {left}; limits of processes and descriptors are what else to look at."
         )
     elif stopped == died:
@@ -257,8 +257,8 @@ def too_few_chunks(report: Report) -> Advice | None:
         cure = "Cut them into smaller ones."
     return Advice(
         "too_few_chunks",
-        f"{count(report.submitted)} items in {count(report.chunks)} chunks keep no more than {count(report.chunks)} of "
-        f"{count(workers)} workers busy. {cure}",
+        f"{counted(report.submitted, 'item')} in {counted(report.chunks, 'chunk')} can keep no more than "
+        f"{count(report.chunks)} of {counted(workers, 'worker')} busy. {cure}",
         lost,
         {"items": report.submitted, "chunks": report.chunks, "workers": workers},
     )
@@ -272,9 +272,9 @@ def too_many_workers(report: Report) -> Advice | None:
     waste = report.work - cpu
     return Advice(
         "too_many_workers",
-        f"{count(len(report.lanes))} workers share {count(report.cores)} cores: they were at work for "
-        f"{seconds(report.work)}, and had a core for {seconds(cpu)} of it. {count(report.cores)} workers would do as "
-        "much, with less memory.",
+        f"{count(len(report.lanes))} workers share {counted(report.cores, 'core')}: they were at work for "
+        f"{seconds(report.work)}, and had a core for {seconds(cpu)} of it. {counted(report.cores, 'worker')} would do "
+        "as much, with less memory.",
         max(waste / len(report.lanes), 0.0),
         {"workers": len(report.lanes), "cores": report.cores, "cpu_seconds": cpu},
     )

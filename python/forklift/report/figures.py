@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from forklift import _native
+from forklift._units import counted
 from forklift.report.advice import Advice, advise
 
 #: The version of the form in which reports are saved. It changes when a field changes its meaning or goes.
@@ -259,7 +260,8 @@ class Report:
 
     def __repr__(self) -> str:
         state = "" if self.finished else ", running"
-        return f"<forklift.Report of {self.call}({self.function}), {self.answered} items, {self.wall:.3g} s{state}>"
+        items = counted(self.answered, "item")
+        return f"<forklift.Report of {self.call}({self.function}), {items}, {self.wall:.3g} s{state}>"
 
     def _repr_html_(self) -> str:
         from forklift.report.fragment import fragment

@@ -5,7 +5,7 @@ from __future__ import annotations
 from html import escape
 from typing import TYPE_CHECKING
 
-from forklift._units import count, percent, seconds, size
+from forklift._units import count, counted, percent, seconds, size
 from forklift.report import text
 from forklift.report.text import WORDS, headline
 
@@ -75,11 +75,18 @@ def cards(report: Report) -> str:
         (seconds(report.wall), "wall time" if report.finished else "so far"),
         (seconds(report.work), "work in the function"),
         (f"{report.speedup:.2f} ×", "speed-up over that work"),
-        (percent(report.efficiency), f"of {sides} core{'s' * (sides != 1)}"),
-        (count(report.answered), "items" if report.total is None else f"of {count(report.total)} items"),
+        (percent(report.efficiency), f"of {counted(sides, 'core')}"),
+        (count(report.answered), _of_items(report)),
     ]
     items = "".join(f"<li><b>{escape(value)}</b><span>{escape(name)}</span></li>" for value, name in cells)
     return f'<ul class="cards">{items}</ul>'
+
+
+def _of_items(report: Report) -> str:
+    """What the number of items that were answered is a number of."""
+    if report.total is not None:
+        return f"of {counted(report.total, 'item')}"
+    return "item" if report.answered == 1 else "items"
 
 
 def advice(report: Report, title: str) -> str:

@@ -8,7 +8,7 @@ from html import escape
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from forklift._units import count, seconds, size
+from forklift._units import count, counted, seconds, size
 from forklift.report import fragment
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def page(report: Report) -> str:
         "policy": _POLICY,
         "title": escape(f"{report.call}({report.function})"),
         "about": escape(
-            f"{report.processes} workers on {report.cores} cores, forklift {report.version}"
+            f"{counted(report.processes, 'worker')} on {counted(report.cores, 'core')}, forklift {report.version}"
             + ("" if report.finished else "; the call was still running")
         ),
         "style": fragment.STYLE,
@@ -100,7 +100,7 @@ def _pictures(report: Report) -> list[tuple[str, str, str, str]]:
     """Name, title, what it shows, and what is said to those who cannot see it: where there is something to draw."""
     if not report.records:
         return []
-    busy = [f"worker {lane.slot} answered {count(lane.items)} items" for lane in report.lanes]
+    busy = [f"worker {lane.slot} answered {counted(lane.items, 'item')}" for lane in report.lanes]
     shown = "; ".join(busy[: fragment.LANES_MAX])
     sizes = [chunk.items / chunk.answers for chunk in report.records]
     times = report.item_seconds
@@ -109,7 +109,7 @@ def _pictures(report: Report) -> list[tuple[str, str, str, str]]:
             "timeline",
             "Workers",
             "Who was at what, when. Drag to look closer, double click to see all again.",
-            f"Timeline of {len(report.lanes)} workers over {seconds(report.wall)}: {shown}.",
+            f"Timeline of {counted(len(report.lanes), 'worker')} over {seconds(report.wall)}: {shown}.",
         )
     ]
     if len(report.memory) > 1:
@@ -127,7 +127,7 @@ def _pictures(report: Report) -> list[tuple[str, str, str, str]]:
             "chunks",
             "Chunk sizes",
             "Items that were answered together.",
-            f"Chunk sizes over time: from {count(min(sizes))} to {count(max(sizes))} items.",
+            f"Chunk sizes over time: from {count(min(sizes))} to {counted(max(sizes), 'item')}.",
         )
     )
     found.append(

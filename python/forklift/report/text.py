@@ -57,14 +57,13 @@ _STAFF = (
 
 def headline(report: Report) -> list[str]:
     """Say what the report is of, and how well it went."""
-    items = f"{count(report.answered)} items"
+    items = counted(report.answered, "item")
     if report.total not in (None, report.answered):
-        items = f"{count(report.answered)} of {count(report.total or 0)} items"
+        items = f"{count(report.answered)} of {counted(report.total or 0, 'item')}"
     elif not report.finished:
         items += " so far"
-    workers = f"{report.processes} worker{'s' * (report.processes != 1)}"
-    where, number = ("node", len(set(report.nodes))) if report.nodes else ("core", report.cores)
-    cores = f"{number} {where}{'s' * (number != 1)}"
+    workers = counted(report.processes, "worker")
+    cores = counted(len(set(report.nodes)), "node") if report.nodes else counted(report.cores, "core")
     lines = [f"{report.call}({report.function}): {items}, {workers}, {cores}"]
     speed = f"{seconds(report.wall)} for {seconds(report.work)} of work: speed-up {report.speedup:.2f}"
     lines.append(f"{speed}, {percent(report.efficiency)} of what the cores allow")

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from typing import Any, Literal
 
 from forklift import _native, _options, _threads
+from forklift._units import counted
 from forklift._units import seconds as words_for
 from forklift.pool import Pool
 from forklift.tuning.findings import AUTOMATIC, MARGIN, Setting, Trial, Tuning
@@ -132,14 +133,16 @@ def _search(bench: _Bench, levels: dict[str, list[Any]], size: int, seconds: flo
         size = max(trial.items for trial in bench.trials.values())
         rivals = _halve(bench, [*rivals, *joined], size, seconds * (1 - FINAL_SHARE))
     size = max(trial.items for trial in bench.trials.values())
-    bench.say(f"the last {len(rivals)}, over {size} items: {', '.join(_name(rival) for rival in rivals)}")
+    bench.say(
+        f"the last {len(rivals)}, over {counted(size, 'item')}: {', '.join(_name(rival) for rival in rivals)}"
+    )
     bench.round(rivals, size, FINAL_RUNS, anew=True)
 
 
 def _halve(bench: _Bench, rivals: list[Setting | None], size: int, until: float) -> list[Setting | None]:
     """Rounds in which the better half remains, the loop and the automatic settings among them."""
     while True:
-        bench.say(f"{len(rivals)} settings over {size} items")
+        bench.say(f"{counted(len(rivals), 'setting')} over {counted(size, 'item')}")
         bench.round(rivals, size, RUNS)
         ranked = sorted(rivals, key=lambda rival: bench.trials[rival].per_item)
         going = ranked[: max(FINALISTS, math.ceil(len(ranked) / 2))]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from html import escape
 from importlib.resources import files
 
-from forklift._units import seconds
+from forklift._units import counted, seconds
 from forklift.report.fragment import STYLE
 from forklift.tuning.findings import Trial, Tuning
 
@@ -70,7 +70,7 @@ def _bar(trial: Trial, most: float, stayed: bool) -> str:
     scale = 72 / most if most else 0.0
     least, highest = (value * scale for value in trial.spread)
     median = trial.per_item * scale if trial.per_item != float("inf") else 0.0
-    words = f"{seconds(trial.per_item)}, {trial.items} items"
+    words = f"{seconds(trial.per_item)}, {counted(trial.items, 'item')}"
     spoken = escape(f"{trial.name}: {words}, {seconds(trial.spread[0])} to {seconds(trial.spread[1])}")
     colour = "var(--point)"
     opacity = 1 if stayed else 0.45
