@@ -11,7 +11,7 @@ import sys
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 
@@ -114,6 +114,21 @@ class _Numbers(click.ParamType[Any]):
             self.fail(f"{value!r} is not a list of numbers, such as 1,2,4", param, ctx)
 
 
+class _Ways(click.ParamType[Any]):
+    """Values of `inherit` with commas between, in the words of Python."""
+
+    name = "ways"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> list[bool | Literal["auto"]]:
+        known: dict[str, bool | Literal["auto"]] = {"true": True, "false": False, "auto": "auto"}
+        try:
+            return [known[part.strip().lower()] for part in str(value).split(",") if part]
+        except KeyError:
+            self.fail(f"{value!r} is not a list of true, false and auto", param, ctx)
+
+
 class _Target(click.Path):
     """A file to be written: whether there is a place for it is asked before the minutes of work, not after."""
 
@@ -135,6 +150,8 @@ class _Target(click.Path):
 @click.option("--seconds", default=30.0, show_default=True, help="How long it may take, about.")
 @click.option("--processes", type=_Numbers(), help="Numbers of workers to try.")
 @click.option("--chunksize", type=_Numbers(), help="Chunk sizes to try.")
+@click.option("--inherit", type=_Ways(), help="Whether workers inherit the items, to try: true, false.")
+@click.option("--maxtasksperchild", type=_Numbers(), help="Calls before a worker is replaced to try.")
 @click.option("--threads", type=_Numbers(), help="Threads of BLAS in each worker to try.")
 @click.option("--page", type=_Target(), help="Write a page with plots.")
 def tune(
@@ -143,16 +160,21 @@ def tune(
     seconds: float,
     processes: list[int] | None,
     chunksize: list[int] | None,
+    inherit: list[bool | Literal["auto"]] | None,
+    maxtasksperchild: list[int] | None,
     threads: list[int] | None,
     page: str | None,
 ) -> None:
     """Find by experiment how to map FUNC over ITEMS: a table, a verdict, and the line to paste.
 
     ITEMS is a list or another iterable, or a function that makes one. FUNC is called many times for the same items.
+    What is to be tried is given with commas between; the automatic value is tried in any case, and nothing else where
+    an option is given as ''. Without an option, some values are tried that may be good here.
 
     \b
     Examples:
       forklift tune work:transform work:images
+      forklift tune work:transform work:images --processes 2,4 --chunksize '' --inherit true --maxtasksperchild 50
       forklift tune work:transform work:load_images --seconds 120 --page tuning.html
     """
     made = items() if callable(items) else items
@@ -163,6 +185,8 @@ def tune(
             seconds=seconds,
             processes=processes,
             chunksize=chunksize,
+            inherit=inherit,
+            maxtasksperchild=maxtasksperchild,
             threads=threads,
             say=lambda words: click.echo(words, err=True),
         )

@@ -123,6 +123,8 @@ def test_a_failing_setting_is_named_and_does_not_win():
         ((abs, []), "there are none"),
         ((abs, [1], {"seconds": 0}), "seconds must be above 0"),
         ((abs, [1], {"processes": [0]}), "at least 1"),
+        ((abs, [1], {"inherit": ["maybe"]}), "inherit must be True, False or 'auto', not 'maybe'"),
+        ((abs, [1], {"maxtasksperchild": [0]}), "maxtasksperchild must be"),
         ((None, [1]), "func must be a callable"),
     ],
 )
@@ -174,6 +176,39 @@ def test_the_command_prints_a_table_and_writes_a_page(tmp_path):
     assert "<svg" in text
     assert "http://" not in text
     assert "https://" not in text
+
+
+def test_the_command_tries_what_it_is_told_to(tmp_path):
+    (tmp_path / "job.py").write_text("items = list(range(200))\ndef work(x): return x\n")
+    told = {
+        "--processes": "",
+        "--chunksize": "",
+        "--threads": "",
+        "--inherit": "true",
+        "--maxtasksperchild": "7,50",
+    }
+    options = [word for option in told.items() for word in option]
+    done = command("tune", "job:work", "job:items", "--seconds", "0.5", *options, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    rows = [line.split("  ")[0].strip() for line in done.stdout.splitlines()]
+    for tried in ("for loop", "automatic", "inherit=True", "maxtasksperchild=7", "maxtasksperchild=50"):
+        assert tried in rows, done.stdout
+    assert not any(name in done.stdout for name in ("processes=", "chunksize=", "threads=", "inherit=False"))
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        (("--inherit", "maybe"), "'maybe' is not a list of true, false and auto"),
+        (("--maxtasksperchild", "few"), "'few' is not a list of numbers"),
+        (("--maxtasksperchild", "0"), "maxtasksperchild must be"),
+    ],
+)
+def test_the_command_names_values_that_cannot_be_tried(tmp_path, options, error):
+    (tmp_path / "job.py").write_text("items = [1]\ndef work(x): return x\n")
+    done = command("tune", "job:work", "job:items", *options, cwd=tmp_path)
+    assert done.returncode == 2
+    assert error in " ".join(done.stderr.split())
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
 
-from forklift import _native, _options, _threads
+from forklift import _inherit, _native, _options, _threads
 from forklift._units import counted
 from forklift._units import seconds as words_for
 from forklift.pool import Pool
@@ -113,6 +113,8 @@ def _levels(
     given["chunksize"] = sizes if chunksize is None else [_options.chunks(size) for size in chunksize]
     forkable = sys.platform == "linux" and not _threads.foreign()
     given["inherit"] = ([True, False] if forkable else [False]) if inherit is None else list(inherit)
+    for way in given["inherit"]:
+        _inherit.check(way, "zygote")
     # What recycling costs; worth it against leaks alone, so it is tried only where it could go unnoticed.
     recycled = [max(1, share // 4)] if cost * share > 1.0 else []
     given["maxtasksperchild"] = recycled if maxtasksperchild is None else list(maxtasksperchild)
