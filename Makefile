@@ -42,11 +42,12 @@ test-rust: $(VENV)/.made ## the crates' tests
 test-python: $(VENV)/.built $(VENV)/.needs-test ## the package's tests; ARGS='-k word' for some of them
 	$(BIN)/python -m pytest $(ARGS)
 
-bench: $(VENV)/.built $(VENV)/.needs-bench ## forklift and its rivals; writes docs/performance.md and blocks.md; ARGS=--quick for a look
+bench: $(VENV)/.built $(VENV)/.needs-bench ## forklift and its rivals; writes the tables of README and docs; ARGS=--quick for a look
 	$(BIN)/python -m benchmarks.run $(ARGS)
 	$(BIN)/python -m benchmarks.blocks $(filter --quick,$(ARGS))
 	$(if $(filter --quick,$(ARGS)),,$(BIN)/python -m benchmarks.evolution)
 	$(if $(filter --quick,$(ARGS)),,$(BIN)/python -m benchmarks.joblib_backend)
+	$(if $(filter --quick,$(ARGS)),,$(BIN)/python -m benchmarks.clusters)
 
 faults: $(VENV)/.built $(VENV)/.needs-bench ## the same faults in forklift and its rivals; writes docs/failures.md
 	$(BIN)/python -m benchmarks.faults $(ARGS)

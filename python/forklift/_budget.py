@@ -11,6 +11,9 @@ from forklift import _native, _options
 WINDOW_BYTES_PER_WORKER = 32 << 20
 WINDOW_BYTES_MIN = 64 << 20
 
+# For workers on other machines: chunks have to be larger, since each takes milliseconds on its way.
+WINDOW_BYTES_PER_WORKER_ELSEWHERE = 128 << 20
+
 # Results of iterators that wait for their consumers, for each worker, and at least: a few large ones, so that workers
 # need not pause when the consumer does. With twice as much, 256 KB both ways held 120 MB in `benchmarks.streaming`.
 STREAM_BYTES_PER_WORKER = 16 << 20
@@ -21,7 +24,10 @@ MEMORY_SHARE = 0.25
 
 
 def shares(
-    processes: int, memory_limit: int | str | None, spill_dir: str | os.PathLike[str] | None
+    processes: int,
+    memory_limit: int | str | None,
+    spill_dir: str | os.PathLike[str] | None,
+    elsewhere: bool = False,
 ) -> dict[str, Any]:
     """Divide a pool's memory among what needs some: the native pool's options.
 
@@ -31,7 +37,8 @@ def shares(
         limit = int(_native.memory_total() * MEMORY_SHARE)
     else:
         limit = _options.size("memory_limit", memory_limit)
-    window = min(max(WINDOW_BYTES_MIN, WINDOW_BYTES_PER_WORKER * processes), max(limit // 2, 1))
+    each = WINDOW_BYTES_PER_WORKER_ELSEWHERE if elsewhere else WINDOW_BYTES_PER_WORKER
+    window = min(max(WINDOW_BYTES_MIN, each * processes), max(limit // 2, 1))
     rest = max(limit - window, 1)
     stream = max(STREAM_BYTES_MIN, STREAM_BYTES_PER_WORKER * processes)
     return {

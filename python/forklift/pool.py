@@ -150,7 +150,7 @@ class Pool:
             # The nodes see to it.
             processes, maxtasksperchild, limit = self._cluster.processes, None, None
         processes = processes or _native.cores()
-        budget = _budget.shares(processes, memory_limit, spill_dir)
+        budget = _budget.shares(processes, memory_limit, spill_dir, self._cluster is not None)
         self._processes = processes
         self._own_terms = terms
         self._method = method

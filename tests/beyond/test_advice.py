@@ -14,7 +14,9 @@ from forklift.report import Chunk, Histogram, Lane, Look, Report
 from forklift.report.advice import RULES, advise
 
 MB = 1 << 20
-NOTHING = dict.fromkeys(("wait_for_work", "decode", "compute", "encode_result", "hand_over", "away"), 0.0)
+NOTHING = dict.fromkeys(
+    ("wait_for_work", "crossing", "decode", "compute", "encode_result", "hand_over", "away"), 0.0
+)
 
 
 def lanes(*computes, cpu=None, others=0.0, **more):
@@ -194,6 +196,22 @@ CASES = {
         figures(parent={"pull": 0.8}, lanes=lanes(0.2, 0.2, wait_for_work=0.8)),
         ["iterable took 800 ms of 1.05 s"],
         [figures(parent={"pull": 0.8})],  # while the workers were busy anyway
+    ),
+    "one_machine": (
+        figures(engine="Ray", nodes=["a", "b"], wall=3.0, lanes=lanes(1.0, 1.0, crossing=1.8)),
+        [
+            "One machine would do",
+            "2.00 s in all",
+            "2 cores here would do in about 1.02 s",
+            "each worker spent 1.80 s",
+        ],
+        [
+            figures(wall=3.0, lanes=lanes(1.0, 1.0, crossing=1.8)),  # on this machine
+            figures(engine="Ray", nodes=["a", "b"], wall=1.1, lanes=lanes(1.0, 1.0, crossing=0.05)),
+            figures(
+                engine="Ray", nodes=list("abcd"), processes=4, wall=1.1, lanes=lanes(*[1.0] * 4, crossing=0.2)
+            ),
+        ],
     ),
 }
 

@@ -20,7 +20,7 @@ from forklift.report import Look
 from tests.beyond.test_advice import chunk, figures, lanes
 
 MB = 1 << 20
-PHASES = {"wait_for_work", "decode", "compute", "encode_result", "hand_over", "away"}
+PHASES = {"wait_for_work", "crossing", "decode", "compute", "encode_result", "hand_over", "away"}
 
 
 def nap(seconds):

@@ -395,3 +395,21 @@ def test_a_full_store_is_named(implementation):
 
     error = RayEngine.explain(RayEngine.__new__(RayEngine), ray.exceptions.ObjectStoreFullError("no room"))
     assert isinstance(error, forklift.MemoryLimitExceeded) and "object store" in str(error)
+
+
+def test_a_dask_of_its_own():
+    """Without a client there is one within this process, for as long as the pool is."""
+    script = """
+import forklift
+with forklift.Pool(2, backend="dask") as pool:
+    print(pool.map(lambda i: i * i, range(5)), {worker.node[:9] for worker in pool.workers()})
+"""
+    said = subprocess.run(
+        [sys.executable, "-W", "error", "-"],
+        input=script,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert said.stdout == "[0, 1, 4, 9, 16] {'inproc://'}\n" and said.stderr == ""

@@ -24,6 +24,9 @@ pub struct SchedulerConfig {
     /// What one message is taken to cost whatever it carries (both ways, with the wake-ups) until that is learned; chunks
     /// grow until it is small against the work in them.
     pub message_cost: Duration,
+    /// The first chunks of a job have at most so many items, and no more than a small share of all, where that is known.
+    /// One is prudent, since nobody knows yet what an item costs; where a message is dear, so is prudence.
+    pub probe_items: u32,
     /// Two pieces at one worker are together no longer than this: about a hundred times what the wait for a message
     /// costs, so more would win nothing; and if they turn out long after all, little was bound too early.
     pub brief: Duration,
@@ -73,6 +76,7 @@ impl Default for SchedulerConfig {
             chunk_bytes_max: 512 << 10,
             result_bytes_max: 4 << 20,
             message_cost: Duration::from_micros(60),
+            probe_items: 1,
             brief: Duration::from_millis(10),
             tasks_per_worker: None,
         }

@@ -89,6 +89,9 @@ impl Pool {
     }
 }
 
+/// The first chunks for workers elsewhere may have so many items: see `SchedulerConfig::probe_items`.
+const PROBE_ITEMS_ELSEWHERE: u32 = 64;
+
 /// Two pieces at one worker take no longer than this many messages together: see `SchedulerConfig::brief`.
 const BRIEF_PER_MESSAGE: u32 = 100;
 
@@ -141,6 +144,7 @@ impl Pool {
                 chunk_bytes_max: chunk_bytes.unwrap_or(usual.chunk_bytes_max),
                 result_bytes_max: usual.result_bytes_max.max(chunk_bytes.unwrap_or(0)),
                 message_cost,
+                probe_items: if elsewhere { PROBE_ITEMS_ELSEWHERE } else { usual.probe_items },
                 brief: usual.brief.max(message_cost * BRIEF_PER_MESSAGE),
                 tasks_per_worker: maxtasksperchild,
             },

@@ -79,7 +79,7 @@ class Engine:
     #: Seconds that a call takes there and back, until it is learnt.
     message_cost: float
     #: Payload bytes that a chunk may have: enough that its way is not all overhead.
-    chunk_bytes: int = 8 << 20
+    chunk_bytes: int = 32 << 20
 
     def nodes(self) -> list[Node]:
         """Return the nodes that are there now. Raises `ForkliftError` if nobody can tell."""

@@ -59,7 +59,7 @@ class DaskEngine(Engine):
     """A cluster of Dask: the user's client, one for an address, or a cluster of its own on this machine."""
 
     name = "Dask"
-    message_cost = 6e-3
+    message_cost = 10e-3
 
     def __init__(self, backend: Any) -> None:
         self._cluster: Any = None
@@ -92,10 +92,11 @@ class DaskEngine(Engine):
                     return client
             except ValueError:
                 pass  # There is none.
+            # Within this process: it only carries parcels, and processes of its own would need a guarded script.
             self._cluster = distributed.LocalCluster(
                 n_workers=1,
                 threads_per_worker=_native.cores(),
-                processes=True,
+                processes=False,
                 dashboard_address="127.0.0.1:0",
             )
             backend = self._cluster

@@ -36,7 +36,7 @@ class RayEngine(Engine):
     """A running Ray, found by its own rules, or started on this machine and stopped with this process."""
 
     name = "Ray"
-    message_cost = 2e-3
+    message_cost = 4e-3
 
     def __init__(self, backend: str) -> None:
         address = backend if backend != "ray" else None

@@ -1,7 +1,7 @@
 //! How many items go into one chunk: learned from what items cost and weigh.
 //!
 //! ```text
-//! nothing observed yet     1                                          (probe)
+//! nothing observed yet     1; elsewhere ≤ items not yet sent ÷ (16 × workers)   (probe)
 //! by time                  message cost × 40 ÷ seconds per item       (the message is 2.5 % of the work)
 //!   more than 40 workers   message cost × workers ÷ seconds per item  (the parent keeps up)
 //! growth                   ≤ 8 × the largest piece that came back     (early mistakes stay cheap)
@@ -35,6 +35,9 @@ const GROWTH_MAX: u32 = 8;
 
 /// Chunks per worker over which the tail is spread.
 const TAIL_SHARES: u64 = 2;
+
+/// A probe of several items is at most this part of a worker's share of the job.
+const PROBE_SHARES: u64 = 16;
 
 /// No chunk has more items, however little they seem to cost: an empty call costs about 40 ns, so more would not
 /// lower the overhead further.
@@ -167,6 +170,7 @@ impl Reach {
 pub(super) struct Bounds {
     pub(super) message_cost: Duration,
     pub(super) workers: u32,
+    pub(super) probe_items: u32,
     /// Items that no worker was given yet, where it is known how many these are.
     pub(super) remaining: Option<u64>,
     pub(super) bytes_in_max: u64,
@@ -233,7 +237,7 @@ impl Chunker {
     pub(super) fn items(&self, bounds: &Bounds) -> u32 {
         match self.chunking {
             Chunking::Fixed(items) => items.max(1),
-            Chunking::Automatic if !self.seconds.known() => 1,
+            Chunking::Automatic if !self.seconds.known() => probe(bounds),
             Chunking::Automatic => whole(self.by_time(bounds).min(self.by_weight(bounds))),
         }
     }
@@ -270,6 +274,14 @@ impl Chunker {
     }
 }
 
+/// How many items to send while nothing is known of them: of a list, if they were all of one cost, a worker's share at the
+/// end would be off by no more than a sixteenth.
+fn probe(bounds: &Bounds) -> u32 {
+    let shares = PROBE_SHARES * u64::from(bounds.workers.max(1));
+    let share = bounds.remaining.map_or(1, |left| left / shares);
+    u32::try_from(share).unwrap_or(u32::MAX).clamp(1, bounds.probe_items.max(1))
+}
+
 /// Items of which this limit is hardly exceeded.
 fn fitting(limit: u64, trend: Trend) -> f64 {
     limit as f64 / trend.prudent().max(1.0)
@@ -295,6 +307,7 @@ mod tests {
     const BOUNDS: Bounds = Bounds {
         message_cost: Duration::from_micros(60),
         workers: 2,
+        probe_items: 1,
         remaining: None,
         bytes_in_max: 4 << 20,
         bytes_in_far: 16 << 20,
@@ -315,6 +328,18 @@ mod tests {
             chunker.proved(items);
         }
         assert_eq!(sizes, expected);
+    }
+
+    #[test]
+    fn where_messages_are_dear_a_probe_is_a_small_share_of_the_job() {
+        let items = |remaining| {
+            let bounds = Bounds { probe_items: 64, remaining, ..BOUNDS };
+            Chunker::new(Chunking::Automatic).items(&bounds)
+        };
+        assert_eq!(items(None), 1, "of an iterator nothing is known");
+        assert_eq!([31, 64, 1000, 1_000_000].map(|left| items(Some(left))), [1, 2, 31, 64]);
+        let here = Bounds { remaining: Some(1_000_000), ..BOUNDS };
+        assert_eq!(Chunker::new(Chunking::Automatic).items(&here), 1);
     }
 
     #[test]

@@ -557,6 +557,7 @@ impl Scheduler {
         let stream = if job.is_streamed() && !self.unbounded { self.stream_bytes() } else { u64::MAX };
         Bounds {
             message_cost: self.message_cost.get(),
+            probe_items: self.config.probe_items,
             workers: self.config.processes,
             remaining: job.undispatched(),
             bytes_in_max: bytes_max.min(self.window.bytes_max() / shares),
