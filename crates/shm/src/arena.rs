@@ -44,8 +44,8 @@ use offset_allocator::{Allocation, Allocator};
 
 use crate::block::{Draft, Release};
 use crate::error::{Error, Result};
-use crate::pages::PageSet;
-use crate::segment::{SEGMENT_BYTES_MAX, Segment, SegmentId, Span, page_bytes};
+use crate::pages::{PageSet, page_bytes};
+use crate::segment::{SEGMENT_BYTES_MAX, Segment, SegmentId, Span};
 
 /// The size of a usual segment. Large enough that a window of a few items of some megabytes fits into one (each
 /// segment costs the owner and every peer a descriptor), small enough that what is given back is not all or nothing.

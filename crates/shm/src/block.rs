@@ -257,7 +257,8 @@ mod tests {
 
     use super::*;
     use crate::error::Error;
-    use crate::segment::{SegmentId, Sharing, page_bytes};
+    use crate::pages::page_bytes;
+    use crate::segment::{SegmentId, Sharing};
 
     /// An owner that only writes down what it is told.
     #[derive(Default)]

@@ -63,12 +63,13 @@
 //! # Map, in reading order
 //! Each module imports only what stands left of it:
 //!
-//! error · pages · segment · block · arena · figures · scoreboard · onlooker
+//! error · pages · file · segment · block · arena · figures · scoreboard · onlooker
 //!
 //! | module | what it is | unsafe |
 //! |---|---|---|
 //! | `error` | what can fail, in words | |
-//! | `pages` | a set of pages | |
+//! | `pages` | the size of a page, and a set of pages | |
+//! | `file` | memory files before they are mapped | |
 //! | `segment` | one memory file and its mapping | yes |
 //! | `block` | a run of bytes and who may touch it | yes |
 //! | `arena` | the segments of one owner, allocated from | |
@@ -81,6 +82,7 @@ mod arena;
 mod block;
 mod error;
 mod figures;
+mod file;
 mod onlooker;
 mod pages;
 mod scoreboard;

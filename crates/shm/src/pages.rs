@@ -1,4 +1,4 @@
-//! A set of pages of one segment, as a bitmap.
+//! How large a page is, and a set of pages of one segment, as a bitmap.
 //!
 //! Three sets are kept: which pages are claimed by live blocks (segment.rs, where it guards against handing a page
 //! out twice), and which are live and which have been touched (arena.rs, where they make the account of warm memory
@@ -7,6 +7,11 @@
 //! are holes and is more code for the same answer.
 
 use std::ops::Range;
+
+/// The machine's page size in bytes, the unit of everything that is claimed, punched or handed out.
+pub(crate) fn page_bytes() -> u64 {
+    rustix::param::page_size() as u64
+}
 
 /// How many pages one word of the bitmap stands for.
 const PAGES_PER_WORD: u64 = 64;

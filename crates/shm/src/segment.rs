@@ -31,24 +31,21 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
 
-use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags};
+use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 
 use crate::error::{Error, Result};
-use crate::pages::PageSet;
+use crate::file;
+use crate::pages::{PageSet, page_bytes};
 
 /// Byte offsets are u64 and addresses usize; everything here takes them to be the same.
 const _: () = assert!(usize::BITS == 64, "forklift-shm needs a 64-bit machine");
 
 /// The largest segment. Far above any machine's memory, and small enough that no sum of two sizes overflows.
 pub const SEGMENT_BYTES_MAX: u64 = 1 << 42;
-
-/// The seals that an owner puts on its segments: no shorter, no longer, and no further seals, so that nobody can
-/// forbid the writing that all of this is for.
-const SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::SEAL);
 
 /// A range of a private mapping of at least this size is looked at before it is discarded: if nothing was written there,
 /// its pages stay mapped, and the next reader need not find them one by one.
@@ -137,18 +134,7 @@ impl Segment {
     /// can be opened by such a name.
     pub(crate) fn create_as(name: &str, bytes: u64) -> Result<Arc<Self>> {
         let bytes = whole_pages(bytes)?;
-        let (fd, sealable) = create_file(name, bytes)?;
-        rustix::fs::ftruncate(&fd, bytes)
-            .map_err(|errno| Error::system("size a memory file", bytes, errno))?;
-        if sealable {
-            match rustix::fs::fcntl_add_seals(&fd, SEALS) {
-                // Without seals a peer could shorten the file and kill us by it. Peers are children of our own and
-                // trusted not to be hostile, so that is better than not to work at all.
-                Ok(()) | Err(Errno::INVAL | Errno::NOSYS | Errno::PERM) => {}
-                Err(errno) => return Err(Error::system("seal a memory file", bytes, errno)),
-            }
-        }
-        Self::map(fd, bytes, Sharing::Shared)
+        Self::map(file::create(name, bytes)?, bytes, Sharing::Shared)
     }
 
     /// Creates a segment as [`create`](Self::create) does, but in a file of this directory that has no name there. It
@@ -177,20 +163,7 @@ impl Segment {
     /// [`Error::System`] and [`Error::OutOfRange`] as for [`create`](Self::create).
     pub fn open(fd: OwnedFd, bytes: u64, sharing: Sharing) -> Result<Arc<Self>> {
         let mapped_bytes = whole_pages(bytes)?;
-        let status = rustix::fs::fstat(&fd)
-            .map_err(|errno| Error::system("examine a received descriptor", bytes, errno))?;
-        let found_bytes = u64::try_from(status.st_size).unwrap_or(0);
-        let foreign = |reason| Error::Foreign { announced_bytes: bytes, found_bytes, reason };
-        if found_bytes < mapped_bytes {
-            return Err(foreign("it is shorter than announced"));
-        }
-        if !found_bytes.is_multiple_of(page_bytes()) {
-            return Err(foreign("its size is not a multiple of the page size"));
-        }
-        let sealed = rustix::fs::fcntl_get_seals(&fd).is_ok_and(|seals| seals.contains(SealFlags::SHRINK));
-        if !sealed && seals_work() {
-            return Err(foreign("it is not sealed against shrinking"));
-        }
+        file::examine(&fd, bytes, mapped_bytes)?;
         Self::map(fd, mapped_bytes, sharing)
     }
 
@@ -514,45 +487,12 @@ impl Words {
     }
 }
 
-/// The machine's page size in bytes, the unit of everything that is claimed, punched or handed out.
-pub(crate) fn page_bytes() -> u64 {
-    rustix::param::page_size() as u64
-}
-
 /// Rounds a size up to whole pages, and refuses what cannot be mapped at all.
 fn whole_pages(bytes: u64) -> Result<u64> {
     if bytes == 0 || bytes > SEGMENT_BYTES_MAX {
         return Err(Error::OutOfRange { offset: 0, bytes, segment_bytes: SEGMENT_BYTES_MAX });
     }
     Ok(bytes.next_multiple_of(page_bytes()))
-}
-
-/// Creates an empty memory file, and says whether it can be sealed.
-fn create_file(name: &str, bytes: u64) -> Result<(OwnedFd, bool)> {
-    let failed = |errno| Error::system("create a memory file", bytes, errno);
-    match rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING) {
-        Ok(fd) => Ok((fd, true)),
-        // An emulation of memfd_create that knows no seals says so by refusing the flag.
-        Err(Errno::INVAL) => {
-            rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC).map(|fd| (fd, false)).map_err(failed)
-        }
-        Err(errno) => Err(failed(errno)),
-    }
-}
-
-/// Whether this process can seal memory files, tried once. If it cannot, neither could the peer that sent us one
-/// without, since workers live in the same sandbox.
-fn seals_work() -> bool {
-    static ANSWER: OnceLock<bool> = OnceLock::new();
-    *ANSWER.get_or_init(|| match create_file("forklift", 0) {
-        Ok((fd, true)) => {
-            let sealed = rustix::fs::fcntl_add_seals(&fd, SealFlags::SHRINK);
-            sealed.is_ok() && rustix::fs::fcntl_get_seals(&fd).is_ok()
-        }
-        // Where no probe can be made (no descriptors left), the strict answer is the safe one.
-        Ok((_, false)) => false,
-        Err(_) => true,
-    })
 }
 
 #[cfg(test)]

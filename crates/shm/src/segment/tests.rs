@@ -1,6 +1,8 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::*;
+use crate::file::create_file;
+use rustix::fs::SealFlags;
 
 fn duplicate(segment: &Segment) -> OwnedFd {
     segment.fd().try_clone_to_owned().unwrap()

@@ -1,0 +1,77 @@
+//! Memory files (memfd) before they are mapped: made and sealed here, examined when a peer sends one.
+
+use std::os::fd::OwnedFd;
+use std::sync::OnceLock;
+
+use rustix::fs::{MemfdFlags, SealFlags};
+use rustix::io::Errno;
+
+use crate::error::{Error, Result};
+use crate::pages::page_bytes;
+
+/// The seals that an owner puts on its segments: no shorter, no longer, and no further seals, so that nobody can
+/// forbid the writing that all of this is for.
+const SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::SEAL);
+
+/// Creates a memory file of so many bytes, whole pages, all zero and none of them in memory yet, sealed against changes
+/// of its size. Where a sandbox does not allow seals, it is made without.
+pub(crate) fn create(name: &str, bytes: u64) -> Result<OwnedFd> {
+    let (fd, sealable) = create_file(name, bytes)?;
+    rustix::fs::ftruncate(&fd, bytes).map_err(|errno| Error::system("size a memory file", bytes, errno))?;
+    if sealable {
+        match rustix::fs::fcntl_add_seals(&fd, SEALS) {
+            // Without seals a peer could shorten the file and kill us by it. Peers are children of our own and
+            // trusted not to be hostile, so that is better than not to work at all.
+            Ok(()) | Err(Errno::INVAL | Errno::NOSYS | Errno::PERM) => {}
+            Err(errno) => return Err(Error::system("seal a memory file", bytes, errno)),
+        }
+    }
+    Ok(fd)
+}
+
+/// Fails unless a file that a peer announced with so many bytes has `mapped_bytes` at least, and cannot become shorter.
+pub(crate) fn examine(fd: &OwnedFd, bytes: u64, mapped_bytes: u64) -> Result<()> {
+    let status = rustix::fs::fstat(fd)
+        .map_err(|errno| Error::system("examine a received descriptor", bytes, errno))?;
+    let found_bytes = u64::try_from(status.st_size).unwrap_or(0);
+    let foreign = |reason| Error::Foreign { announced_bytes: bytes, found_bytes, reason };
+    if found_bytes < mapped_bytes {
+        return Err(foreign("it is shorter than announced"));
+    }
+    if !found_bytes.is_multiple_of(page_bytes()) {
+        return Err(foreign("its size is not a multiple of the page size"));
+    }
+    let sealed = rustix::fs::fcntl_get_seals(fd).is_ok_and(|seals| seals.contains(SealFlags::SHRINK));
+    if !sealed && seals_work() {
+        return Err(foreign("it is not sealed against shrinking"));
+    }
+    Ok(())
+}
+
+/// Creates an empty memory file, and says whether it can be sealed.
+pub(crate) fn create_file(name: &str, bytes: u64) -> Result<(OwnedFd, bool)> {
+    let failed = |errno| Error::system("create a memory file", bytes, errno);
+    match rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING) {
+        Ok(fd) => Ok((fd, true)),
+        // An emulation of memfd_create that knows no seals says so by refusing the flag.
+        Err(Errno::INVAL) => {
+            rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC).map(|fd| (fd, false)).map_err(failed)
+        }
+        Err(errno) => Err(failed(errno)),
+    }
+}
+
+/// Whether this process can seal memory files, tried once. If it cannot, neither could the peer that sent us one
+/// without, since workers live in the same sandbox.
+fn seals_work() -> bool {
+    static ANSWER: OnceLock<bool> = OnceLock::new();
+    *ANSWER.get_or_init(|| match create_file("forklift", 0) {
+        Ok((fd, true)) => {
+            let sealed = rustix::fs::fcntl_add_seals(&fd, SealFlags::SHRINK);
+            sealed.is_ok() && rustix::fs::fcntl_get_seals(&fd).is_ok()
+        }
+        // Where no probe can be made (no descriptors left), the strict answer is the safe one.
+        Ok((_, false)) => false,
+        Err(_) => true,
+    })
+}
