@@ -240,6 +240,54 @@ def test_what_a_function_holds_crosses_once_for_all_workers(pool, kind, chunksiz
     assert table[0] == 0
 
 
+def ones_twice(pool):
+    """Objects in memory that many items see: what is sent once, what is lent, and results that are lent on."""
+    (lent,) = shared(1)
+    lent[:] = 1
+    (result,) = pool.map(np.copy, [np.ones(N)])
+    return {"sent once": np.ones(N), "lent": lent, "a result": result}
+
+
+# The second size is below that from which a mapping is worth it; such views are copies.
+@pytest.mark.parametrize("length", [N, 7000])
+@pytest.mark.parametrize("chunksize", [None, 1, 3, 12])
+def test_items_that_live_together_do_not_see_each_others_writes(pool, chunksize, length):
+    for kind, array in ones_twice(pool).items():
+        array = array[:length]
+        items = [array] * 12
+        tuples = [(array, i) for i in range(12)]
+        found = {
+            "map": pool.map(transport.double_and_return, items, chunksize),
+            "starmap": pool.starmap(transport.double_and_return, tuples, chunksize),
+            "imap": pool.imap(transport.double_and_return, items, chunksize),
+            "retries": pool.map(transport.double_and_return, items, chunksize, retries=1),
+            "views": pool.map(transport.double_and_return, [array[i:] for i in range(12)], chunksize),
+        }
+        for call, results in found.items():
+            assert [(result.min(), result.max()) for result in results] == [(2.0, 2.0)] * 12, (kind, call)
+        assert array.min() == array.max() == 1.0, kind
+
+
+@pytest.mark.parametrize("chunksize", [1, 5])
+def test_what_a_worker_keeps_of_its_arguments_is_not_in_later_ones(pool, chunksize):
+    for kind, array in ones_twice(pool).items():
+        for _ in range(3):
+            assert pool.map(transport.double_and_keep, [array] * 10, chunksize) == [2.0] * 10, kind
+        assert [pool.apply(transport.double_and_keep, (array,)) for _ in range(4)] == [2.0] * 4, kind
+    assert set(pool.map(transport.kept_values, range(8), 1)) <= {(), (2.0,)}
+
+
+def test_many_views_that_live_together_need_few_mappings(pool):
+    """Rows of one table, some of which share pages, and all of them in one chunk."""
+    with forklift.shared_arrays():
+        table = np.zeros((300, 12_001))
+    rows = list(table)
+    found = pool.map(transport.mappings_and_write, rows, len(rows))
+    assert max(count for count, _ in found) < 100
+    assert {first for _, first in found} == {0.0}
+    assert not table.any()
+
+
 def test_retained_items_are_not_changed(pool):
     table = np.arange(N, dtype=float)
     items = [(table, i) for i in range(10)]

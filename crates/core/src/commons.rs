@@ -1,13 +1,14 @@
 //! What of the parent's memory is in use in a worker, and what becomes of it afterwards.
 //!
 //! Two kinds: blocks that one task was given for itself, which go back as they are; and the *commons*, which several
-//! tasks or workers may see. Those are mapped privately: what a task writes to them is its own copy of a page, and that
-//! is dropped before another task looks.
+//! tasks or workers may see. Those are mapped privately: what a task writes to them is its own copy of a page, which is
+//! dropped before another task looks; tasks whose views of the same bytes live at the same time have mappings of their
+//! own.
 
 use crate::error::Result;
 use crate::payload::{Atlas, Bytes, Outline, Parcel, Part, sharing_of};
 use forklift_shm::{Release, Segment, SegmentId, Sharing, Span, View};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -56,56 +57,117 @@ impl Release for Returns {
 }
 
 /// What several tasks or workers may see: segments that are mapped privately. What a task writes there is its own, and
-/// must not meet the next one that is given the same bytes.
+/// must meet neither the next one that is given the same bytes nor one that has them at the same time.
+///
+/// Views of the same bytes live together more often than it seems: results that are still views of their arguments wait
+/// for the end of their chunk, and a function may keep what it was given. So of each segment there may be several
+/// mappings, in each of which no page is shown by two views. A new view takes the first mapping where its pages are free:
+/// where arguments die with their call that is always the same one, and its pages stay mapped.
 #[derive(Default)]
 struct Commons {
-    segments: Mutex<HashMap<SegmentId, Common>>,
+    mappings: Mutex<Mappings>,
 }
 
-/// A segment, and the views of it that live here.
-struct Common {
+/// A view of up to so many bytes that finds no mapping free is a copy: to map a segment again costs as much.
+const COPIED_BYTES_MAX: u64 = 64 << 10;
+
+/// Mappings of this worker beyond one for each segment: half of what the kernel usually allows a process
+/// (vm.max_map_count). Beyond it views are copies, whatever their size.
+const EXTRA_MAPPINGS_MAX: usize = 1 << 15;
+
+/// So many mappings of a segment stay although no view needs them: those whose pages a reader found stay found for the
+/// next one.
+const SPARE_MAPPINGS_MAX: usize = 4;
+
+#[derive(Default)]
+struct Mappings {
+    /// The first mapping of each segment is the one that the atlas has.
+    segments: HashMap<SegmentId, Vec<Mapping>>,
+    /// How many there are beyond one for each.
+    extra: usize,
+}
+
+struct Mapping {
     segment: Arc<Segment>,
-    views: Vec<Span>,
+    /// The pages of each view, from the first to the one behind the last. No two overlap.
+    views: BTreeMap<u64, u64>,
 }
 
-impl Commons {
-    fn segments(&self) -> MutexGuard<'_, HashMap<SegmentId, Common>> {
-        self.segments.lock().unwrap_or_else(PoisonError::into_inner)
+impl Mapping {
+    fn new(segment: Arc<Segment>) -> Self {
+        Self { segment, views: BTreeMap::new() }
     }
 
-    /// Notes a span that is about to be viewed. What does not lie in its segment will not be.
-    fn enter(&self, span: Span) {
-        if let Some(common) = self.segments().get_mut(&span.segment)
-            && span.offset.checked_add(span.bytes).is_some_and(|end| end <= common.segment.bytes())
-        {
-            common.views.push(span);
+    fn is_free(&self, pages: &Range<u64>) -> bool {
+        self.views.range(..pages.end).next_back().is_none_or(|(_, end)| *end <= pages.start)
+    }
+}
+
+impl Mappings {
+    /// The mapping in which a view of these pages may live, where they are its own from now on; or none.
+    fn place(&mut self, span: Span, pages: &Range<u64>) -> Option<Arc<Segment>> {
+        let mappings = self.segments.get_mut(&span.segment)?;
+        let free = mappings.iter().position(|mapping| mapping.is_free(pages));
+        let index = free.unwrap_or(mappings.len());
+        if free.is_none() {
+            if span.bytes <= COPIED_BYTES_MAX || self.extra >= EXTRA_MAPPINGS_MAX {
+                return None;
+            }
+            // Where the system has no mapping left, there is still the way of copying.
+            let again = mappings.first()?.segment.again().ok()?;
+            mappings.push(Mapping::new(again));
+            self.extra += 1;
         }
+        let mapping = &mut mappings[index];
+        mapping.views.insert(pages.start, pages.end);
+        Some(Arc::clone(&mapping.segment))
     }
 
-    /// A view is gone: forgets what was written to those of its pages that no other view shows.
-    fn leave(&self, span: Span) -> Result<()> {
-        let mut segments = self.segments();
-        let Some(Common { segment, views }) = segments.get_mut(&span.segment) else { return Ok(()) };
-        if let Some(index) = views.iter().position(|view| *view == span) {
-            views.swap_remove(index);
+    /// A view is gone: forgets what was written to its pages, in its mapping.
+    fn leave(&mut self, span: Span, segment: &Arc<Segment>) -> Result<()> {
+        let Some(mappings) = self.segments.get_mut(&span.segment) else { return Ok(()) };
+        let pages = segment.pages(span.offset, span.bytes)?;
+        let Some(index) = mappings.iter().position(|mapping| Arc::ptr_eq(&mapping.segment, segment)) else {
+            return Ok(());
+        };
+        let others = mappings[index].views.len() > 1;
+        let spare = mappings.iter().skip(1).filter(|mapping| mapping.views.is_empty()).count();
+        if index > 0 && !others && spare >= SPARE_MAPPINGS_MAX {
+            // Unmapped with the view, and what was written there with it.
+            mappings.swap_remove(index);
+            self.extra -= 1;
+            return Ok(());
         }
-        let pages = |span: &Span| span.offset / PAGE..(span.offset + span.bytes).div_ceil(PAGE);
-        let mut alone = vec![pages(&span)];
-        for other in views.iter().map(pages) {
-            let cut =
-                |own: Range<u64>| [own.start..own.end.min(other.start), own.start.max(other.end)..own.end];
-            alone = alone.into_iter().flat_map(cut).filter(|run| run.start < run.end).collect();
-        }
-        for run in alone {
-            let (offset, end) = (run.start * PAGE, (run.end * PAGE).min(segment.bytes()));
-            segment.discard(offset, end - offset)?;
-        }
+        segment.discard(span.offset, span.bytes)?;
+        mappings[index].views.remove(&pages.start);
         Ok(())
     }
 }
 
-/// The smallest page there is. Where pages are larger, more is kept apart than need be.
-const PAGE: u64 = 4096;
+impl Commons {
+    fn mappings(&self) -> MutexGuard<'_, Mappings> {
+        self.mappings.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes in a segment that is mapped privately.
+    fn add(&self, id: SegmentId, segment: Arc<Segment>) {
+        self.mappings().segments.insert(id, vec![Mapping::new(segment)]);
+    }
+
+    /// The bytes of `hold`, which lie in `segment`, for one who may write to them, and whose writing nobody else sees.
+    fn open(self: &Arc<Self>, segment: &Arc<Segment>, hold: Arc<Hold>) -> Result<Bytes> {
+        let span = hold.span;
+        let pages = segment.pages(span.offset, span.bytes)?;
+        if pages.is_empty() {
+            return Ok(Bytes::Inline(Box::default()));
+        }
+        let Some(mapping) = self.mappings().place(span, &pages) else {
+            return Ok(Bytes::Inline(segment.read(span.offset, span.bytes)?));
+        };
+        let reader = Reader { commons: Arc::clone(self), hold, mapping: Arc::clone(&mapping) };
+        Ok(Bytes::View(View::new(&mapping, span, Arc::new(reader))?))
+    }
+}
 
 /// Bytes of the parent's commons that are in use here; gone, the parent is told.
 struct Hold {
@@ -122,15 +184,17 @@ impl Drop for Hold {
 /// Whom a view of the commons tells of its end.
 struct Reader {
     commons: Arc<Commons>,
+    /// Ends with this.
+    #[expect(dead_code, reason = "held")]
     hold: Arc<Hold>,
+    /// The mapping that the view is in.
+    mapping: Arc<Segment>,
 }
 
 impl Release for Reader {
     fn release(&self, span: Span) {
-        if self.commons.leave(span).is_err() {
-            // Pages that cannot be dropped would show the old value's changes: then the block is kept for ever.
-            std::mem::forget(Arc::clone(&self.hold));
-        }
+        // Pages that cannot be dropped would show what was written to them: they stay taken, and no view is put there.
+        let _ = self.commons.mappings().leave(span, &self.mapping);
     }
 }
 
@@ -149,7 +213,7 @@ impl Holdings {
     /// Takes in a segment that the parent announced.
     pub(crate) fn add(&mut self, id: SegmentId, segment: Arc<Segment>) {
         if segment.sharing() == Sharing::Private {
-            self.commons.segments().insert(id, Common { segment: Arc::clone(&segment), views: Vec::new() });
+            self.commons.add(id, Arc::clone(&segment));
         }
         self.atlas.add(id, segment);
     }
@@ -158,25 +222,33 @@ impl Holdings {
         Arc::new(Hold { span, returns: Arc::clone(&self.returns) })
     }
 
-    fn owner(&self, span: Span) -> Arc<dyn Release> {
-        if sharing_of(span.segment) == Sharing::Shared {
-            self.returns.kept_bytes.fetch_add(span.bytes, Ordering::Relaxed);
-            return self.returns.clone();
+    /// Bytes that the parent lent, which it expects back.
+    fn bytes(&self, span: Span) -> Result<Bytes> {
+        if sharing_of(span.segment) == Sharing::Private {
+            return self.commons.open(self.atlas.segment(span.segment)?, self.hold(span));
         }
-        self.commons.enter(span);
-        Arc::new(Reader { commons: Arc::clone(&self.commons), hold: self.hold(span) })
+        self.returns.kept_bytes.fetch_add(span.bytes, Ordering::Relaxed);
+        let owner: Arc<dyn Release> = self.returns.clone();
+        self.atlas.view(span, &owner).map(Bytes::View)
     }
 
-    /// A view of bytes that the parent lent.
-    pub(crate) fn view(&self, span: Span) -> Result<View> {
+    /// Bytes that the parent lent.
+    pub(crate) fn view(&self, span: Span) -> Result<Bytes> {
         self.returns.expect(1);
-        self.atlas.view(span, &self.owner(span))
+        self.bytes(span)
     }
 
     /// Opens a value that one task gets.
     pub(crate) fn open(&self, outline: Outline) -> Result<Parcel> {
         self.returns.expect(outline.spans());
-        self.atlas.open(outline, &|span| self.owner(span))
+        let open = |part: Part| match part {
+            Part::Inline(bytes) => Ok(Bytes::Inline(bytes.into())),
+            Part::Span(span) => self.bytes(span),
+        };
+        Ok(Parcel {
+            stream: open(outline.stream)?,
+            buffers: outline.buffers.into_iter().map(open).collect::<Result<_>>()?,
+        })
     }
 
     /// Keeps a value that many tasks get.
@@ -216,13 +288,95 @@ impl Shared {
     pub fn open(&self) -> Result<Parcel> {
         let open = |bytes: &SharedBytes| match bytes {
             SharedBytes::Inline(bytes) => Ok(Bytes::Inline(bytes.as_slice().into())),
-            SharedBytes::Held(segment, hold) => {
-                self.commons.enter(hold.span);
-                let reader = Reader { commons: Arc::clone(&self.commons), hold: Arc::clone(hold) };
-                Ok(Bytes::View(View::new(segment, hold.span, Arc::new(reader))?))
-            }
+            SharedBytes::Held(segment, hold) => self.commons.open(segment, Arc::clone(hold)),
         };
         let buffers = self.buffers.iter().map(open).collect::<Result<_>>()?;
         Ok(Parcel { stream: open(&self.stream)?, buffers })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::payload::BROADCAST_SEGMENTS;
+
+    const ID: SegmentId = SegmentId(BROADCAST_SEGMENTS);
+    const LARGE: u64 = COPIED_BYTES_MAX + 1;
+
+    /// A worker that was told of one segment of 1 MB.
+    fn worker() -> Holdings {
+        let ours = Segment::create(1 << 20).unwrap();
+        assert_eq!(rustix::io::pwrite(ours.fd(), b"word", 0), Ok(4));
+        let file = ours.fd().try_clone_to_owned().unwrap();
+        let mut holdings = Holdings::new();
+        holdings.add(ID, Segment::open(file, ours.bytes(), Sharing::Private).unwrap());
+        holdings
+    }
+
+    fn view(holdings: &Holdings, offset: u64, bytes: u64) -> Bytes {
+        holdings.view(Span { segment: ID, offset, bytes }).unwrap()
+    }
+
+    /// The mapping that a view lies in, by its serial number.
+    fn place(bytes: &Bytes) -> u32 {
+        let Bytes::View(view) = bytes else { panic!("expected a view, found {bytes:?}") };
+        view.segment().serial()
+    }
+
+    fn mappings(holdings: &Holdings) -> usize {
+        holdings.commons.mappings().segments[&ID].len()
+    }
+
+    #[test]
+    fn views_that_live_together_share_no_page_of_a_mapping() {
+        let holdings = worker();
+        let first = view(&holdings, 0, LARGE);
+        let beside = view(&holdings, LARGE.next_multiple_of(1 << 16), LARGE);
+        assert_eq!(place(&first), place(&beside), "pages of its own are all that a view needs");
+        let (second, third) = (view(&holdings, 0, LARGE), view(&holdings, LARGE - 1, LARGE));
+        let mut places = [place(&first), place(&second), place(&third)];
+        places.sort_unstable();
+        assert!(places[0] < places[1] && places[1] < places[2], "{places:?}");
+        assert_eq!(&second.as_slice()[..4], b"word");
+        drop((first, second, third, beside));
+        assert_eq!(holdings.returns.take().len(), 4);
+        assert!(!holdings.returns.expected());
+    }
+
+    #[test]
+    fn one_after_another_they_are_in_one_mapping() {
+        let holdings = worker();
+        let places: Vec<u32> = (0..5).map(|_| place(&view(&holdings, 0, LARGE))).collect();
+        assert!(places.iter().all(|place| *place == places[0]), "{places:?}");
+        assert_eq!(mappings(&holdings), 1);
+    }
+
+    #[test]
+    fn few_mappings_stay_when_their_views_are_gone() {
+        let holdings = worker();
+        let mut views: Vec<Bytes> = (0..20).map(|_| view(&holdings, 0, LARGE)).collect();
+        assert_eq!((mappings(&holdings), holdings.commons.mappings().extra), (20, 19));
+        views.swap(0, 19);
+        let last = views.pop();
+        drop(views);
+        assert_eq!(mappings(&holdings), 1 + SPARE_MAPPINGS_MAX);
+        assert_eq!(holdings.commons.mappings().extra, SPARE_MAPPINGS_MAX);
+        drop(last);
+        assert_eq!(mappings(&holdings), 1 + SPARE_MAPPINGS_MAX);
+    }
+
+    #[test]
+    fn what_is_small_or_too_much_is_copied() {
+        let holdings = worker();
+        let _first = view(&holdings, 0, COPIED_BYTES_MAX);
+        let small = view(&holdings, 0, COPIED_BYTES_MAX);
+        holdings.commons.mappings().extra = EXTRA_MAPPINGS_MAX;
+        let large = view(&holdings, 0, LARGE);
+        for copy in [small, large] {
+            assert!(matches!(copy, Bytes::Inline(_)), "{copy:?}");
+            assert_eq!(&copy.as_slice()[..4], b"word");
+        }
+        assert_eq!(mappings(&holdings), 1);
+        assert_eq!(holdings.returns.take().len(), 2, "the parent is told at once");
     }
 }

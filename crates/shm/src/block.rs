@@ -360,6 +360,11 @@ mod tests {
         unsafe { view.as_ptr().write(2) };
         assert_eq!(view.as_slice()[..2], [2, 1]);
         assert_eq!(draft[..2], [1, 1]);
+        let again = theirs.again().unwrap();
+        let second = View::new(&again, span(0, 16), diary.clone()).unwrap();
+        assert_eq!(second.as_slice()[..2], [1, 1], "another mapping of the same file shows nothing of it");
+        assert_eq!(theirs.read(0, 2).unwrap()[..], [1, 1]);
+        assert!(theirs.read(page_bytes(), 1).is_err());
         theirs.discard(0, 16).unwrap();
         assert_eq!(view.as_slice()[..2], [1, 1]);
     }

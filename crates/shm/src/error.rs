@@ -149,6 +149,7 @@ fn refusal(attempted: &str) -> String {
         "map a memory file" => "mmap of a memory file, shared and writable",
         "punch pages out of a memory file" => "fallocate",
         "discard private pages" => "madvise",
+        "read a memory file" => "pread64",
         "examine a memory file" | "examine a received descriptor" => "fstat and fcntl with F_GET_SEALS",
         _ => return String::new(),
     };

@@ -83,7 +83,8 @@ pub struct Segment {
     base: NonNull<u8>,
     bytes: u64,
     sharing: Sharing,
-    fd: OwnedFd,
+    /// Shared with the other mappings of the file that were made [again](Segment::again).
+    fd: Arc<OwnedFd>,
     serial: u32,
     claimed: Mutex<PageSet>,
 }
@@ -134,7 +135,7 @@ impl Segment {
     /// can be opened by such a name.
     pub(crate) fn create_as(name: &str, bytes: u64) -> Result<Arc<Self>> {
         let bytes = whole_pages(bytes)?;
-        Self::map(file::create(name, bytes)?, bytes, Sharing::Shared)
+        Self::map(Arc::new(file::create(name, bytes)?), bytes, Sharing::Shared)
     }
 
     /// Creates a segment as [`create`](Self::create) does, but in a file of this directory that has no name there. It
@@ -149,7 +150,7 @@ impl Segment {
         let refused = |source| Error::disk("make a file", directory, bytes, source);
         let file = tempfile::tempfile_in(directory).map_err(refused)?;
         file.set_len(bytes).map_err(refused)?;
-        Self::map(file.into(), bytes, Sharing::Shared)
+        Self::map(Arc::new(file.into()), bytes, Sharing::Shared)
     }
 
     /// Maps a segment that a peer created, of which it announced the size.
@@ -164,7 +165,16 @@ impl Segment {
     pub fn open(fd: OwnedFd, bytes: u64, sharing: Sharing) -> Result<Arc<Self>> {
         let mapped_bytes = whole_pages(bytes)?;
         file::examine(&fd, bytes, mapped_bytes)?;
-        Self::map(fd, mapped_bytes, sharing)
+        Self::map(Arc::new(fd), mapped_bytes, sharing)
+    }
+
+    /// Maps the same file once more, in the same way. In a private mapping nothing shows of what was written through
+    /// another one. Takes no descriptor.
+    ///
+    /// # Errors
+    /// [`Error::System`] when the system has no address space, or no mapping, left.
+    pub fn again(&self) -> Result<Arc<Self>> {
+        Self::map(Arc::clone(&self.fd), self.bytes, self.sharing)
     }
 
     /// The descriptor of the memory file, to be sent to a peer.
@@ -221,6 +231,28 @@ impl Segment {
             }
         }
         Ok(())
+    }
+
+    /// A copy of what the file has: what this process wrote into a private mapping does not show.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`]; [`Error::System`], also when there is no memory for the copy.
+    pub fn read(&self, offset: u64, bytes: u64) -> Result<Box<[u8]>> {
+        self.check(offset, bytes)?;
+        let failed = |errno| Error::system("read a memory file", bytes, errno);
+        let mut copy = Vec::new();
+        copy.try_reserve_exact(bytes as usize).map_err(|_| failed(Errno::NOMEM))?;
+        copy.resize(bytes as usize, 0);
+        let mut read = 0;
+        while read < copy.len() {
+            match rustix::io::pread(&self.fd, &mut copy[read..], offset + read as u64) {
+                Ok(0) => return Err(failed(Errno::IO)),
+                Ok(count) => read += count,
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(failed(errno)),
+            }
+        }
+        Ok(copy.into())
     }
 
     /// See [`privatize`](fn@privatize).
@@ -351,6 +383,16 @@ impl Segment {
         }
     }
 
+    /// The numbers of the pages that a range touches.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`].
+    pub fn pages(&self, offset: u64, bytes: u64) -> Result<Range<u64>> {
+        self.check(offset, bytes)?;
+        let page = page_bytes();
+        Ok(offset / page..if bytes == 0 { offset / page } else { (offset + bytes).div_ceil(page) })
+    }
+
     /// Claims every page that the range touches, for one holder in this process. This is what makes [`Draft`]'s
     /// exclusive slice sound, whatever mistake the allocator above might make: a page cannot be claimed twice.
     ///
@@ -360,9 +402,7 @@ impl Segment {
     /// [`Error::OutOfRange`]; [`Error::Claimed`] when somebody has one of the pages, or when the mapping is private
     /// (what is written there reaches nobody, and [`discard`](Self::discard) may take it away).
     pub(crate) fn claim(self: &Arc<Self>, offset: u64, bytes: u64) -> Result<Claim> {
-        self.check(offset, bytes)?;
-        let page = page_bytes();
-        let pages = offset / page..(offset + bytes).div_ceil(page);
+        let pages = self.pages(offset, bytes)?;
         let mut claimed = self.lock_claimed();
         if self.sharing == Sharing::Private || claimed.intersects(pages.clone()) {
             return Err(Error::Claimed { offset, bytes });
@@ -372,7 +412,7 @@ impl Segment {
     }
 
     /// Maps the file; `bytes` is whole pages and not more than the file has.
-    fn map(fd: OwnedFd, bytes: u64, sharing: Sharing) -> Result<Arc<Self>> {
+    fn map(fd: Arc<OwnedFd>, bytes: u64, sharing: Sharing) -> Result<Arc<Self>> {
         let flags = match sharing {
             Sharing::Shared => MapFlags::SHARED,
             Sharing::Private => MapFlags::PRIVATE,
