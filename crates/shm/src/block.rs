@@ -257,8 +257,9 @@ mod tests {
 
     use super::*;
     use crate::error::Error;
+    use crate::pagemap;
     use crate::pages::page_bytes;
-    use crate::segment::{SegmentId, Sharing};
+    use crate::segment::{SegmentId, Sharing, scan};
 
     /// An owner that only writes down what it is told.
     #[derive(Default)]
@@ -367,5 +368,37 @@ mod tests {
         assert!(theirs.read(page_bytes(), 1).is_err());
         theirs.discard(0, 16).unwrap();
         assert_eq!(view.as_slice()[..2], [1, 1]);
+    }
+
+    /// Linux 6.7 and newer can be asked, and the answer is the same as what the map says.
+    #[test]
+    fn pages_that_became_our_own_are_found_in_both_ways() {
+        let page = page_bytes();
+        let ours = Segment::create(64 * page).unwrap();
+        ours.populate(0, ours.bytes()).unwrap();
+        let fd = ours.fd().try_clone_to_owned().unwrap();
+        let theirs = Segment::open(fd, ours.bytes(), Sharing::Private).unwrap();
+        let view = View::new(&theirs, span(0, ours.bytes()), Arc::new(Diary::default())).unwrap();
+        let release = rustix::system::uname().release().to_string_lossy().into_owned();
+        let version: Vec<u32> = release.split(['.', '-']).map_while(|part| part.parse().ok()).collect();
+        let check = |pages: std::ops::Range<u64>, expected: bool| {
+            let start = theirs.address(0).addr() as u64;
+            let addresses = start + pages.start * page..start + pages.end * page;
+            let map = pagemap::open().unwrap();
+            assert_eq!(pagemap::read(&map, &addresses), expected, "{pages:?}");
+            let asked = scan(&map, &addresses);
+            assert!(asked.is_some() || version < vec![6, 7], "{release} has the question");
+            assert!(asked.is_none_or(|found| found == expected), "{pages:?}");
+        };
+        check(0..64, false);
+        assert_eq!(view.as_slice().iter().max(), Some(&0));
+        check(0..64, false);
+        // What is made ready to be written to is a copy already.
+        theirs.populate(40 * page, page).unwrap();
+        for (pages, expected) in [(0..64, true), (40..41, true), (0..40, false), (41..64, false)] {
+            check(pages, expected);
+        }
+        theirs.discard(40 * page, page).unwrap();
+        check(0..64, false);
     }
 }

@@ -63,12 +63,13 @@
 //! # Map, in reading order
 //! Each module imports only what stands left of it:
 //!
-//! error · pages · file · segment · block · arena · figures · scoreboard · onlooker
+//! error · pages · pagemap · file · segment · block · arena · figures · scoreboard · onlooker
 //!
 //! | module | what it is | unsafe |
 //! |---|---|---|
 //! | `error` | what can fail, in words | |
 //! | `pages` | the size of a page, and a set of pages | |
+//! | `pagemap` | which pages this process has changed, as the kernel tells | |
 //! | `file` | memory files before they are mapped | |
 //! | `segment` | one memory file and its mapping | yes |
 //! | `block` | a run of bytes and who may touch it | yes |
@@ -84,6 +85,7 @@ mod error;
 mod figures;
 mod file;
 mod onlooker;
+mod pagemap;
 mod pages;
 mod scoreboard;
 mod segment;

@@ -25,9 +25,9 @@
 //!   `fork` context read their parent's blocks) but claims nothing: it must neither allocate from nor punch what it
 //!   inherited.
 
+use std::fs::File;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -35,10 +35,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
 
 use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
+use rustix::ioctl::Updater;
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 
 use crate::error::{Error, Result};
 use crate::file;
+use crate::pagemap::{self, Answer, Question};
 use crate::pages::{PageSet, page_bytes};
 
 /// Byte offsets are u64 and addresses usize; everything here takes them to be the same.
@@ -329,34 +331,12 @@ impl Segment {
         done.map_err(|errno| Error::system("discard private pages", length, errno))
     }
 
-    /// Whether some page of a private mapping is a copy of this process's own, as the kernel's page map tells. True when
-    /// it does not tell.
+    /// Whether some page of a private mapping is a copy of this process's own. True when the kernel does not tell.
     fn written_to(&self, start: u64, length: u64) -> bool {
-        const ENTRY_BYTES: u64 = 8;
-        const SWAPPED: u64 = 1 << 62;
-        const OF_A_FILE: u64 = 1 << 61;
-        const PRESENT: u64 = 1 << 63;
-        let Ok(map) = std::fs::File::open("/proc/self/pagemap") else { return true };
-        let first = (self.base.as_ptr().addr() as u64 + start) / page_bytes() * ENTRY_BYTES;
-        let end = first + length / page_bytes() * ENTRY_BYTES;
-        let mut entries = vec![0; 64 << 10];
-        let mut at = first;
-        while at < end {
-            let wanted = entries.len().min((end - at) as usize);
-            if map.read_exact_at(&mut entries[..wanted], at).is_err() {
-                return true;
-            }
-            let (words, _) = entries[..wanted].as_chunks::<8>();
-            if words
-                .iter()
-                .map(|word| u64::from_ne_bytes(*word))
-                .any(|entry| entry & SWAPPED != 0 || (entry & PRESENT != 0 && entry & OF_A_FILE == 0))
-            {
-                return true;
-            }
-            at += wanted as u64;
-        }
-        false
+        let first = self.address(start).addr() as u64;
+        let addresses = first..first + length;
+        pagemap::open()
+            .is_none_or(|map| scan(&map, &addresses).unwrap_or_else(|| pagemap::read(&map, &addresses)))
     }
 
     /// How many bytes of the file are in memory (or swapped out), whoever touched them.
@@ -458,6 +438,20 @@ impl Drop for Segment {
         let unmapped = unsafe { rustix::mm::munmap(self.base.as_ptr().cast(), self.bytes as usize) };
         debug_assert!(unmapped.is_ok(), "expected to unmap a segment, found {unmapped:?}");
     }
+}
+
+/// Asks for a page of this process's own in a range of whole pages; nothing where the kernel has no such question.
+pub(crate) fn scan(map: &File, addresses: &Range<u64>) -> Option<bool> {
+    let mut answer = Answer::default();
+    let mut question = Question::new(addresses, &mut answer);
+    // SAFETY:
+    // - The opcode is that of PAGEMAP_SCAN, whose argument has the size and layout of `Question`.
+    let scan = unsafe { Updater::<{ pagemap::SCAN }, Question>::new(&mut question) };
+    // SAFETY:
+    // - The kernel writes to the question, which is borrowed for it, and to one `Answer` where the question says, which
+    //   is alive and looked at by nobody meanwhile. It only reads page tables of the range, whatever is mapped there.
+    let asked = unsafe { rustix::ioctl::ioctl(map, scan) };
+    asked.is_ok().then(|| answer.found())
 }
 
 /// The proof that its holder is the only one in this process who has these pages. Ends when dropped.
