@@ -5,6 +5,7 @@
 //! places; where neither is found, the kernel's own figures stand.
 
 use crate::pressure::Reading;
+use forklift_shm::Arena;
 use std::fs;
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
@@ -118,6 +119,44 @@ pub fn memory_available() -> u64 {
     Machine::default().memory_available()
 }
 
+/// What is to be copied need not [find room](find_room) unless it is this large.
+pub const WEIGHED_BYTES_MIN: usize = 64 << 20;
+
+/// The kernel's figures lag behind by some pages for each core, so that more is given back than what is missing.
+const LAG_BYTES: u64 = 64 << 20;
+
+/// Sees to it that there is memory for so many bytes more in an arena, or else the kernel's out-of-memory killer would have
+/// the last word.
+///
+/// Warm memory of the arena's own is not available to the machine, but is to the arena. How much of it the next blocks
+/// will find is not known before they are cut. So it is given back, as much as is missing: then they fit even if all
+/// of their pages are fresh ones.
+///
+/// # Errors
+/// How many bytes there would be room for.
+pub fn find_room(arena: &Arena, bytes: u64) -> Result<(), u64> {
+    weigh(arena, bytes, LAG_BYTES, &memory_available)
+}
+
+fn weigh(arena: &Arena, bytes: u64, lag_bytes: u64, available: &dyn Fn() -> u64) -> Result<(), u64> {
+    let (left, warm) = (available(), arena.usage().warm_bytes);
+    let missing = bytes.saturating_sub(left);
+    if missing == 0 {
+        return Ok(());
+    }
+    if missing > warm {
+        return Err(left + warm);
+    }
+    // Of a page that was handed out and not written to there is nothing to give back: then all has to go.
+    for keep in [warm.saturating_sub(missing + lag_bytes), 0] {
+        arena.trim(keep);
+        if bytes <= available() {
+            return Ok(());
+        }
+    }
+    Err(available())
+}
+
 /// Bytes of memory that this process could have at most: the machine's, cut down to the cgroup's limit.
 #[must_use]
 pub fn memory_total() -> u64 {
@@ -222,6 +261,7 @@ fn parse_cpu_max(text: &str) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use forklift_shm::ArenaLimits;
 
     #[test]
     fn quota_is_read_as_cores() {
@@ -305,5 +345,32 @@ mod tests {
     fn memory_is_plausible() {
         assert!(memory_available() > 0);
         assert!(memory_available() <= memory_total());
+    }
+
+    /// A machine of so many bytes on which there is only this arena. It has a block of 10 MB that is free and warm.
+    fn check_room(memory: u64, bytes: u64, expected: Result<(), u64>, warm_left: u64) {
+        const MB: u64 = 1 << 20;
+        let arena = Arena::new(ArenaLimits::default());
+        drop(arena.allocate(10 * MB).unwrap());
+        let held = || arena.usage().live_bytes + arena.usage().warm_bytes;
+        let found = weigh(&arena, bytes * MB, MB, &|| memory * MB - held());
+        assert_eq!(found.map_err(|bytes| bytes / MB), expected, "{bytes} of {memory}");
+        assert_eq!(arena.usage().warm_bytes / MB, warm_left, "{bytes} of {memory}");
+    }
+
+    #[test]
+    fn warm_memory_of_the_arena_counts_as_room_and_no_more_of_it_is_given_back_than_is_missing() {
+        check_room(18, 8, Ok(()), 10);
+        check_room(17, 8, Ok(()), 8);
+        check_room(12, 8, Ok(()), 3);
+        check_room(10, 10, Ok(()), 0);
+        check_room(12, 13, Err(12), 10);
+    }
+
+    #[test]
+    fn memory_that_does_not_come_back_is_no_room() {
+        let arena = Arena::new(ArenaLimits::default());
+        drop(arena.allocate(10 << 20).unwrap());
+        assert_eq!(weigh(&arena, 10 << 20, 0, &|| 7 << 20), Err(7 << 20));
     }
 }

@@ -28,9 +28,6 @@ const OUT_OF_BAND_BYTES_MIN: usize = 16 << 10;
 /// A piece of the stream below this size is appended to its neighbours rather than kept by reference.
 const BY_REFERENCE_BYTES_MIN: usize = 8 << 10;
 
-/// What is copied is not weighed against the memory that is available unless it is this large.
-const WEIGHED_BYTES_MIN: usize = 64 << 20;
-
 /// A pickle below this size is copied once more rather than sent as a message of its own.
 const SMALL_BYTES_MAX: usize = 16 << 10;
 
@@ -237,14 +234,11 @@ fn gather(py: Python<'_>, arena: &Arena, stream: &[&[u8]], buffers: &[Source<'_>
     let copied = |buffer: &Source<'_>| if let Source::Copy(bytes) = buffer { bytes.len() } else { 0 };
     let bytes =
         stream.iter().map(|piece| piece.len()).sum::<usize>() + buffers.iter().map(copied).sum::<usize>();
-    if bytes >= WEIGHED_BYTES_MIN {
-        // Else the kernel's out-of-memory killer would have the last word.
-        let available = py.detach(machine::memory_available);
-        if bytes as u64 > available {
-            let error =
-                py.import("forklift._outcome")?.call_method1(intern!(py, "too_large"), (bytes, available))?;
-            return Err(PyErr::from_value(error));
-        }
+    if bytes >= machine::WEIGHED_BYTES_MIN
+        && let Err(room) = py.detach(|| machine::find_room(arena, bytes as u64))
+    {
+        let error = py.import("forklift._outcome")?.call_method1(intern!(py, "too_large"), (bytes, room))?;
+        return Err(PyErr::from_value(error));
     }
     let pack = || Payload::pack(arena, stream, buffers);
     // Giving up the lock costs more than copying a little.
