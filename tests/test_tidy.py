@@ -25,7 +25,7 @@ PYTHON_FLOORS = """
     _failure _salvage _outcome
     _worker _zygote
     _progress _options _budget
-    _births _estimate _threads _inherit _ends
+    _births _estimate _threads _inherited _inherit _ends
     backends _staff
     report result _calls shared
     _places _cuts blocks pool _desk _streams executor _kept integrations

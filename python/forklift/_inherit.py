@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Literal
 
 from forklift import _births, _native
+from forklift._inherited import Stand
 
 if TYPE_CHECKING:
     from forklift.pool import Pool
@@ -26,22 +27,31 @@ _ONE, _STAR = 0, 1
 # How long the end of a pool waits for the workers of its maps, which were sent SIGKILL.
 END_SECONDS = 10.0
 
-# What workers find when they ask by number: function, shape, items, and the initializer with its arguments.
-_held: dict[int, tuple[Callable[..., Any], int, Any, tuple[Any, ...] | None]] = {}
+# What workers find when they ask by number: function, shape, items, the initializer with its arguments, and what stands
+# for shared values.
+_held: dict[int, tuple[Callable[..., Any], int, Any, tuple[Any, ...] | None, tuple[Any, ...]]] = {}
 _numbers = itertools.count(1)
 
 
 class Call:
     """The function of a crew's job: applies the user's, in a forked worker, to the item of a number."""
 
-    __slots__ = ("number",)
+    __slots__ = ("_function", "_stand", "number")
 
     def __init__(self, number: int) -> None:
         self.number = number
+        self._function: Callable[..., Any] | None = None
+        self._stand: Stand | None = None
 
     def __call__(self, index: int) -> Any:
-        function, shape, items, _ = _held[self.number]
-        return function(*items[index]) if shape == _STAR else function(items[index])
+        function, shape, items, _, shares = _held[self.number]
+        item = items[index]
+        if shares:
+            if self._stand is None or self._function is None:
+                self._stand = Stand(shares)
+                self._function = self._stand.function(function)
+            function, item = self._function, self._stand.argument(item)
+        return function(*item) if shape == _STAR else function(item)
 
     def __reduce__(self) -> tuple[type[Call], tuple[int]]:
         return Call, (self.number,)
@@ -59,7 +69,7 @@ class Crew:
 
     def __init__(self, pool: Pool, function: Callable[..., Any], shape: int, items: Any) -> None:
         self._pool: Pool | None = pool
-        self._what = (function, shape, items, pool._initializer)
+        self._what = (function, shape, items, pool._initializer, tuple(pool._shares))
         self._native: _native.Pool | None = None
 
     def open(self, _function: object, _shape: int, *, sample: object, **options: Any) -> _native.Job:
@@ -222,7 +232,7 @@ def _auto(pool: Pool, iterable: object, blocking: bool) -> tuple[bool, str]:
     if not pool._inherit_free:
         return False, "copy: the pool has a context, an initializer or maxtasksperchild"
     if pool._shares:
-        return False, "copy: the pool shares values, which a forked function would see as `Shared`"
+        return False, "copy: the pool shares values, which a forked function may see as `Shared`"
     import multiprocessing
 
     from forklift import _threads

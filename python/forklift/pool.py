@@ -472,10 +472,10 @@ class Pool:
     def share(self, value: T) -> Shared[T]:
         """Send a value to the workers once, for any number of calls.
 
-        What is returned stands for the value: passed as an argument (at any depth) or closed over, it arrives in a
-        worker as the value itself, one object for all calls there. Its bytes are copied into shared memory once (not
-        at all for arrays that lie there already); workers see them copy-on-write, so that one that writes changes its
-        own.
+        What is returned stands for the value: passed as an argument (at any depth; with `inherit=True` see `Shared`) or
+        closed over, it arrives in a worker as the value itself, one object for all calls there. Its bytes are copied
+        into shared memory once (not at all for arrays that lie there already); workers see them copy-on-write, so that
+        one that writes changes its own.
 
         It is given up by `close()`, at the end of a `with` block, or when it is collected.
 

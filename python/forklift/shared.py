@@ -17,8 +17,13 @@ __all__ = ["Shared", "share", "shared_arrays"]
 class Shared(Generic[T]):
     """A value that crosses once to each worker; made by `Pool.share`.
 
-    In a worker it is the value itself. Here `value` is what was shared. Calls with `inherit=True` do not pickle, so
-    their workers see what this process sees: let their functions use `value`, or what was shared.
+    In a worker it is the value itself. Here `value` is what was shared.
+
+    Workers that are forked for a call (`inherit=True`) have the value already. They find it as an item or argument, and
+    within tuples, dicts and lists (of up to 100 elements, four deep), which are copied for that; in what a function
+    closes over, its defaults and its module's globals, in the arguments of a `partial`, and in attributes of an object
+    that is called or whose method is. Within other objects they find what this process has there: the `Shared`, which
+    has the `value`.
     """
 
     def __init__(self, pool: _native.Pool, key: int, value: T) -> None:
@@ -38,9 +43,17 @@ class Shared(Generic[T]):
         self.close()
 
     def __reduce__(self) -> Any:
+        self._check_open()
+        return self._reference.__reduce__()
+
+    def _inherited(self) -> T:
+        """The value, in a worker that was forked with it."""
+        self._check_open()
+        return self.value
+
+    def _check_open(self) -> None:
         if not self._close.alive:
             raise ValueError("this shared value was closed")
-        return self._reference.__reduce__()
 
     def __repr__(self) -> str:
         return f"<forklift.Shared {type(self.value).__name__}{'' if self._close.alive else ' (closed)'}>"

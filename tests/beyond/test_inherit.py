@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import socket
@@ -108,6 +109,85 @@ def test_bad_values_are_refused():
         pool.map(str, [1], inherit=2)
     with forklift.Pool(1, context="spawn") as pool, pytest.raises(ValueError, match="spawn"):
         pool.imap(str, [1], inherit=True)
+
+
+class Adder:
+    """Holds what is shared; it and its method are mapped."""
+
+    def __init__(self, table):
+        self.table = table
+
+    def __call__(self, item):
+        return self.table["one"] + item
+
+    add = __call__
+
+
+def look_up(item, table=None, *, other=None):
+    table = table or other or TABLE
+    return table["one"] + item
+
+
+def nested(table):
+    add = functools.partial(look_up, other=table)
+    return lambda item: add(item) if type(table) is dict else None
+
+
+# As a function of a module has it, which would be pickled by reference.
+TABLE: object = None
+
+HOLDERS = {
+    "closure": lambda table: lambda item: table["one"] + item,
+    "closure within a partial": lambda table: functools.partial(lambda item: table["one"] + item),
+    "partial": lambda table: functools.partial(look_up, table=table),
+    "partial within a closure": nested,
+    "list in a closure": lambda table: (lambda tables: lambda item: tables[0]["one"] + item)([table]),
+    "default": lambda table: lambda item, table=table: table["one"] + item,
+    "keyword's default": lambda table: lambda item, *, table=table: table["one"] + item,
+    "object": Adder,
+    "method": lambda table: Adder(table).add,
+}
+
+
+@pytest.mark.parametrize("holder", HOLDERS)
+def test_what_is_shared_is_its_value_in_a_function(pool, holder):
+    with pool.share({"one": 1}) as table:
+        function = HOLDERS[holder](table)
+        for inherit in (True, False):
+            assert pool.map(function, range(6), inherit=inherit) == [1, 2, 3, 4, 5, 6]
+        assert type(table) is forklift.Shared, "this process keeps what it has"
+
+
+def test_what_is_shared_is_its_value_in_a_global(pool, monkeypatch):
+    with pool.share({"one": 1}) as table:
+        monkeypatch.setitem(globals(), "TABLE", table)
+        assert pool.map(look_up, range(6)) == [1, 2, 3, 4, 5, 6]
+
+
+def parts(item):
+    return item if type(item) is str else [parts(part) for part in item]
+
+
+def same(first, second):
+    return first is second and type(first).__name__
+
+
+def test_what_is_shared_is_its_value_in_an_item(pool):
+    with pool.share("value") as value, pool.share([5]) as other:
+        items = [value, (value, "a"), [value, [value, ("b", value)]], ["c"] * 2]
+        expected = ["value", ["value", "a"], ["value", ["value", ["b", "value"]]], ["c", "c"]]
+        for inherit in (True, False):
+            assert pool.map(parts, items, inherit=inherit) == expected
+            assert list(pool.imap(parts, items, inherit=inherit)) == expected
+            assert pool.map(dict.copy, [{"a": value}, {"b": [1]}], inherit=inherit) == [
+                {"a": "value"},
+                {"b": [1]},
+            ]
+            assert pool.starmap(same, [(other, other), [other, other]], inherit=inherit) == ["list"] * 2
+        assert items[0] is value
+    for inherit in (True, False):
+        with pytest.raises((ValueError, forklift.EncodeError), match="closed"):
+            pool.map(parts, items, inherit=inherit)
 
 
 def test_the_initializer_runs_in_each_worker_with_what_only_a_fork_can_carry():
