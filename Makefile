@@ -19,7 +19,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help build demo test test-rust test-python bench faults chaos docs wheel lint fmt clean
+.PHONY: help build demo test test-rust test-python test-clusters bench faults chaos docs wheel lint fmt clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name words; do \
@@ -30,7 +30,7 @@ build: $(VENV)/.built ## forklift, optimised, into .venv
 demo: $(VENV)/.built $(VENV)/.needs-demo ## the main job on real photographs and texts, beside multiprocessing.Pool
 	$(BIN)/python examples/demo.py $(ARGS)
 
-test: $(VENV)/.built lint test-rust test-python ## all checks and all tests, of Rust and of Python
+test: $(VENV)/.built lint test-rust test-python test-clusters ## all checks and all tests, of Rust and of Python
 
 test-rust: $(VENV)/.made ## the crates' tests
 	@if cargo nextest --version >/dev/null 2>&1; then \
@@ -40,7 +40,11 @@ test-rust: $(VENV)/.made ## the crates' tests
 	fi
 
 test-python: $(VENV)/.built $(VENV)/.needs-test ## the package's tests; ARGS='-k word' for some of them
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --ignore tests/clusters $(ARGS)
+
+# By themselves: Ray and Dask change how their process pickles exceptions, and want the machine's memory and cores.
+test-clusters: $(VENV)/.built $(VENV)/.needs-test ## the package's tests on real clusters of Ray and Dask, on loopback
+	$(BIN)/python -m pytest tests/clusters $(ARGS)
 
 bench: $(VENV)/.built $(VENV)/.needs-bench ## forklift and its rivals; writes the tables of README and docs; ARGS=--quick for a look
 	$(BIN)/python -m benchmarks.run $(ARGS)

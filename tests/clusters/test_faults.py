@@ -229,10 +229,15 @@ def killed_midway(nodes: Any, seconds: float = 0.7) -> threading.Timer:
     return timer
 
 
+def staff_everywhere(pool: forklift.Pool, nodes: int) -> None:
+    """Have workers on so many nodes: agents do not all start at the same moment."""
+    until(lambda: len({node for node, _ in pool.map(work.seat, range(40), 1)}) == nodes, "all agents", 60)
+
+
 def test_a_node_that_dies_in_the_middle(mortal):
     nodes, backend, workers = mortal
     with forklift.Pool(workers, backend=backend) as pool:
-        assert len({node for node, _ in pool.map(work.seat, range(40), 1)}) == workers
+        staff_everywhere(pool, workers)
         timer = killed_midway(nodes)
         assert pool.map(work.slow_square, range(100), retries=2) == [i * i for i in range(100)]
         timer.join()
@@ -244,7 +249,7 @@ def test_a_node_that_dies_in_the_middle(mortal):
 def test_what_a_node_had_in_hand_is_reported(mortal):
     nodes, backend, workers = mortal
     with forklift.Pool(workers, backend=backend) as pool:
-        pool.map(work.seat, range(40), 1)
+        staff_everywhere(pool, workers)
         timer = killed_midway(nodes)
         results = pool.map(work.slow_square, range(100), 2, on_error="return")
         timer.join()

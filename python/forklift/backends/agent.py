@@ -23,6 +23,9 @@ from forklift.errors import WorkerDied
 
 __all__ = ["Agent", "Hello", "Outcome", "Reply", "Request", "Terms", "Value", "detached", "failures"]
 
+# How long the other workers of a node may take to start when the first has. Later ones need not be waited for.
+BIRTHS_SECONDS = 20.0
+
 #: The variable by which a node's workers know its name.
 NODE = "FORKLIFT_NODE"
 
@@ -131,16 +134,23 @@ class Agent:
             **_budget.shares(processes, None, None),
         )
         if terms.initializer is not None:
-            self._try()
+            self._try(processes)
 
-    def _try(self) -> None:
-        """Have a worker born, to see whether the initializer succeeds."""
+    def _try(self, processes: int) -> None:
+        """Have all workers born: the initializer runs in each, also if nothing ever comes; or it fails."""
         job = self._native.open((os.getpid, 2), items=1, apply=True)
         job.submit_one(((), None))
         try:
             job.take()
         except Exception as error:
             self._refusal = _native.Parcel(_pickle.dumps(Failure(pack_exception(error)), 5), [])
+            return
+        deadline = time.monotonic() + BIRTHS_SECONDS
+        while time.monotonic() < deadline:
+            states = [state for _, _, _, state, _, _ in self._native.staff()]
+            if len(states) >= processes and "starting" not in states:
+                return
+            time.sleep(0.005)
 
     def hello(self) -> Hello:
         """Return what the head compares with itself."""
