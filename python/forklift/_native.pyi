@@ -53,6 +53,8 @@ class Relay:
         """Answers the next items of a piece. `spent`: seconds of decoding, calling, encoding there; `begun` and
         `waited` of the call; `crossing`: seconds of the way there and back.
         """
+    def note(self, at: tuple[int, int] | None) -> None:
+        """Shows onlookers what the worker elsewhere is at: the first open item of a job, or nothing."""
     def give_back(self, chunk: int) -> None:
         """Gives the piece in hand back: its items cannot be rebuilt together."""
     def depart(self, at: tuple[int, int] | None, reason: str) -> None:

@@ -220,14 +220,19 @@ def _pools_of(pid: int) -> tuple[list[Pool], list[str]]:
         workers = []
         for slot in seen["slots"]:
             slot["pid"] = slot["pid"] if inner == pid else outer.get(slot["pid"], 0)
-            if worker := _worker(slot, file):
+            if worker := _worker(slot, file, pid):
                 workers.append(worker)
         pools.append(Pool(pid, seen["begun"], _command(pid), seen["figures"], workers, _process(pid)))
     return pools, reasons
 
 
-def _worker(slot: dict[str, Any], file: int) -> Worker | None:
-    """The worker of a slot, if it lives: its number may be another process's by now, but that has not this file."""
+def _worker(slot: dict[str, Any], file: int, parent: int) -> Worker | None:
+    """The worker of a slot, if it lives: its number may be another process's by now, but that has not this file.
+
+    A worker on another machine has the parent write for it, whose memory and time are not the worker's.
+    """
+    if slot["pid"] == parent:
+        return Worker(**slot, process=Process(0, 0, 0.0))
     try:
         if file not in _scoreboards(slot["pid"]):
             return None
@@ -305,7 +310,11 @@ def _rates(pool: Pool, now: Look, before: Look | None) -> _Rates | None:
         received=(pool.figures["result_bytes"] - old.figures["result_bytes"]) / seconds,
         cpu={
             pool.pid: (pool.process.cpu - old.process.cpu) / seconds,
-            **{new.pid: (new.process.cpu - then.process.cpu) / seconds for new, then in both},
+            **{
+                new.pid: (new.process.cpu - then.process.cpu) / seconds
+                for new, then in both
+                if new.pid != pool.pid
+            },
         },
         worker_items={new.pid: (new.begun - then.begun) / seconds for new, then in both},
     )
@@ -418,7 +427,7 @@ def _table(pool: Pool, now: Look, rates: _Rates | None, width: int) -> list[Line
     for worker in pool.workers:
         idle = worker.phase == "idle"
         row = [
-            str(worker.pid),
+            "cluster" if worker.pid == pool.pid else str(worker.pid),
             DOES.get(worker.phase, worker.phase),
             "–" if idle else str(worker.item),
             units.seconds(max(now.at - worker.since, 0.0)),

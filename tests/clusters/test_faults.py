@@ -418,3 +418,18 @@ with forklift.Pool(2, backend="dask") as pool:
         check=True,
     )
     assert said.stdout == "[0, 1, 4, 9, 16] {'inproc://'}\n" and said.stderr == ""
+
+
+def test_an_agent_that_dies_on_a_living_node_is_succeeded(Pool, implementation):
+    """With Ray an agent is a process of its own; with Dask the worker's, whose nanny starts another."""
+    with Pool(1, retries=2) as pool:
+        (counters,) = pool.map(abs, [1]) and pool._cluster.counters()
+        assert counters["births"] >= 1
+        (post,) = pool._cluster._posts.values()
+        agent = post.remote.ask("hello").pid
+        killer = threading.Timer(0.3, lambda: psutil.Process(agent).kill())
+        killer.start()
+        assert pool.map(work.slow_square, range(30)) == [i * i for i in range(30)]
+        killer.join()
+        until(lambda: pool.map(abs, [-3]) == [3], "an answer", 60)
+    pool.join()

@@ -240,14 +240,22 @@ impl Station {
         }
     }
 
+    /// Notes what the worker elsewhere is at: the first open item of a job, or nothing.
+    pub fn note(&mut self, at: Option<(JobId, u64)>) {
+        match at {
+            Some((job, item)) => {
+                self.mark(job, item, Phase::Calling);
+            }
+            None => self.mark_idle(),
+        }
+    }
+
     /// Says why the worker elsewhere is no more, and at which item it may have been. Then the channel should be closed.
     ///
     /// # Errors
     /// [`Error::Gone`].
     pub fn depart(&mut self, at: Option<(JobId, u64)>, reason: &str) -> Result<()> {
-        if let Some((job, item)) = at {
-            self.mark(job, item, Phase::Calling);
-        }
+        self.note(at);
         self.send(&ToParent::Lost { reason: reason.into() })
     }
 

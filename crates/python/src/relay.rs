@@ -155,6 +155,14 @@ impl Relay {
         self.with(|station| station.answer(done, &payload))
     }
 
+    /// Shows onlookers what the worker elsewhere is at: the first open item of a job, or nothing.
+    fn note(&self, at: Option<(u64, u64)>) -> PyResult<()> {
+        self.with(|station| {
+            station.note(at.map(|(job, item)| (JobId(job), item)));
+            Ok(())
+        })
+    }
+
     /// Gives the piece in hand back: its items cannot be rebuilt together.
     fn give_back(&self, chunk: u64) -> PyResult<()> {
         self.with(|station| station.give_back(ChunkId(chunk)))

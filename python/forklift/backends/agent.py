@@ -120,6 +120,7 @@ class Agent:
         self._jobs: dict[int, _native.Job] = {}
         self._cancelled: set[int] = set()
         self._known: set[int] = set()
+        self._modules = b""
         self._refusal: _native.Parcel | None = None
         environment = [*_births.environment(processes), (NODE, node)]
         self._native = _native.Pool(
@@ -187,7 +188,9 @@ class Agent:
         outcomes: dict[int, Outcome] = {}
         unreadable, fault = False, None
         try:
-            self._native.preload(request.modules)
+            if request.modules != self._modules:
+                self._modules = request.modules
+                self._native.preload(request.modules)
             job = self._native.open(
                 _native.Reference(request.function),
                 items=request.items,

@@ -176,7 +176,8 @@ class Cluster:
         living = {node.key: node for node in self.engine.nodes()}
         with self._lock:
             lost = {key for key, post in self._posts.items() if post.remote is not None and post.remote.lost}
-            self._nodes = {key: node for key, node in living.items() if key not in lost}
+            # A node whose agent died may be alive, and is better than none.
+            self._nodes = {key: node for key, node in living.items() if key not in lost} or living
             if not self._nodes:
                 raise Lost(f"no node of the {self.engine.name} cluster is left")
             taken = dict.fromkeys(self._nodes, 0)
@@ -227,8 +228,10 @@ class Cluster:
             self._nodes.pop(remote.node.key, None)
 
     def resize(self, processes: int) -> None:
-        """Change the number of seats."""
+        """Change the number of seats. Nodes that have joined the cluster get some, too."""
+        living = {node.key: node for node in self.engine.nodes()}
         with self._lock:
+            self._nodes |= {key: node for key, node in living.items() if key not in self._posts}
             self.processes = processes
             del self._seats[processes:]
             self._place(processes)

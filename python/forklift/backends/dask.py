@@ -76,6 +76,8 @@ class DaskEngine(Engine):
         self._names = itertools.count(1)
         self._remotes: dict[str, DaskRemote] = {}
         self._closing = threading.Event()
+        #: Whether workers can be reached from here without the scheduler.
+        self.direct = True
         self._watcher: threading.Thread | None = None
 
     def _connect(self, backend: Any) -> Any:
@@ -179,7 +181,15 @@ class DaskEngine(Engine):
     def scatter(self, parcel: _native.Parcel, worker: str | None) -> Any:
         """Send a value to a worker, or to all; return its future."""
         where = {"broadcast": True} if worker is None else {"workers": [worker]}
-        return self._client.scatter(parcel, direct=True, hash=False, **where)
+        if self.direct:
+            try:
+                return self._client.scatter(parcel, direct=True, hash=False, **where)
+            except (OSError, TimeoutError):
+                if worker is not None and worker not in self._client.sync(self._client.scheduler.ncores):
+                    raise
+                # The scheduler reaches workers that we do not, behind a gateway or the like.
+                self.direct = False
+        return self._client.scatter(parcel, direct=False, hash=False, **where)
 
     def explain(self, error: Exception) -> ForkliftError:
         if isinstance(error, MemoryError):
@@ -254,7 +264,7 @@ class DaskRemote(Remote):
         if self.lost is not None:
             raise Lost(self.lost)
         try:
-            reply: Reply = self._client.gather(future, direct=True)
+            reply: Reply = self._client.gather(future, direct=self._engine.direct)
         except Exception as error:
             raise Lost(_in_words(error, self.node)) from error
         return reply

@@ -154,6 +154,7 @@ class Relay:
         # While another piece is under way, nothing waits.
         piece = _Piece(job, chunk, request, begun, 0.0 if self._pieces else waited)
         self._pieces.append(piece)
+        self._note()
         if remote.lost is not None:
             self._depart(piece, remote.lost)
         try:
@@ -212,6 +213,12 @@ class Relay:
                 self._depart(piece, "its agent has answered only a part of a call")
             self._end.give_back(piece.chunk)
         self._pieces.popleft()
+        self._note()
+
+    def _note(self) -> None:
+        """Show onlookers the piece that has been under way for longest."""
+        piece = self._pieces[0] if self._pieces else None
+        self._end.note(None if piece is None else (piece.job, piece.request.first))
 
     def _look_at_time(self) -> None:
         """Give up a node that does not keep time limits: it is stopped, or out of reach."""
