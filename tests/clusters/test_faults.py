@@ -433,3 +433,27 @@ def test_an_agent_that_dies_on_a_living_node_is_succeeded(Pool, implementation):
         killer.join()
         until(lambda: pool.map(abs, [-3]) == [3], "an answer", 60)
     pool.join()
+
+
+def test_ctrl_c_is_answered_and_leaves_the_pool_usable():
+    script = """
+import signal, threading, time, os
+import forklift
+
+def wait(i):
+    time.sleep(600)
+
+with forklift.Pool(2, backend="dask") as pool:
+    pool.map(abs, range(4))
+    threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+    try:
+        pool.map(wait, range(4))
+    except KeyboardInterrupt:
+        print("interrupted", flush=True)
+    print(pool.map(abs, range(-3, 0)), flush=True)
+"""
+    done = subprocess.run(
+        [sys.executable, "-"], input=script, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.stdout == "interrupted\n[3, 2, 1]\n", done.stderr
+    assert "Traceback" not in done.stderr and done.returncode == 0
