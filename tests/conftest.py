@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copyreg
 import os
 import sys
+import types
 import uuid
 from collections.abc import Callable, Generator
 from pathlib import Path
@@ -70,6 +72,16 @@ def kept_clean(request: pytest.FixtureRequest, engine: bool = False) -> Generato
     left = before.sweep(strict=not oracle, engine=engine)
     if left:
         pytest.fail("left behind after the test:\n  " + "\n  ".join(left), pytrace=False)
+
+
+@pytest.fixture(autouse=True)
+def own_exceptions() -> Generator[None, None, None]:
+    """Take back what a test's imports (dask's, by way of tblib) have changed of how exceptions are pickled here."""
+    before = set(copyreg.dispatch_table)
+    yield
+    for kind in set(copyreg.dispatch_table) - before:
+        if issubclass(kind, (BaseException, types.TracebackType)):
+            del copyreg.dispatch_table[kind]
 
 
 @pytest.fixture(params=IMPLEMENTATIONS)
