@@ -17,6 +17,10 @@ NEEDS := import sys, tomllib; data = tomllib.load(open("pyproject.toml", "rb"));
 export PYO3_PYTHON := $(CURDIR)/$(BIN)/python
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
+# Of 3,800 tests that start and kill processes four at a time, on two cores, one may run out of patience. What fails twice
+# in a row has failed; what was run again is shown as such.
+AGAIN := --reruns 1
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help build demo test test-rust test-python test-clusters bench faults chaos docs wheel lint fmt clean
@@ -40,11 +44,11 @@ test-rust: $(VENV)/.made ## the crates' tests
 	fi
 
 test-python: $(VENV)/.built $(VENV)/.needs-test ## the package's tests; ARGS='-k word' for some of them
-	$(BIN)/python -m pytest --ignore tests/clusters $(ARGS)
+	$(BIN)/python -m pytest $(AGAIN) --ignore tests/clusters $(ARGS)
 
 # By themselves: Ray and Dask change how their process pickles exceptions, and want the machine's memory and cores.
 test-clusters: $(VENV)/.built $(VENV)/.needs-test ## the package's tests on real clusters of Ray and Dask, on loopback
-	$(BIN)/python -m pytest tests/clusters $(ARGS)
+	$(BIN)/python -m pytest $(AGAIN) tests/clusters $(ARGS)
 
 bench: $(VENV)/.built $(VENV)/.needs-bench ## forklift and its rivals; writes the tables of README and docs; ARGS=--quick for a look
 	$(BIN)/python -m benchmarks.run $(ARGS)
