@@ -443,7 +443,7 @@ class Pool:
                 **options,
             )
             if self._cluster is not None:
-                self._cluster.note(job.id(), *limits)
+                self._cluster.note(job, *limits)
             return job
         except Exception as error:
             from forklift._outcome import unsendable_function

@@ -13,6 +13,7 @@ from concurrent.futures import CancelledError
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 
@@ -382,8 +383,8 @@ except ImportError as error:
 @pytest.mark.parametrize(
     ("hello", "words"),
     [
-        (Hello("0.0.1", python_version(), "there", 1), "has forklift 0.0.1"),
-        (Hello(_native.VERSION, "CPython 2.7", "there", 1), "has CPython 2.7"),
+        (Hello("0.0.1", python_version(), 1), "has forklift 0.0.1"),
+        (Hello(_native.VERSION, "CPython 2.7", 1), "has CPython 2.7"),
     ],
 )
 def test_versions_that_differ(hello, words):
@@ -457,3 +458,22 @@ with forklift.Pool(2, backend="dask") as pool:
     )
     assert done.stdout == "interrupted\n[3, 2, 1]\n", done.stderr
     assert "Traceback" not in done.stderr and done.returncode == 0
+
+
+def test_what_a_cancelled_call_has_sent_is_dropped_on_the_nodes(Pool, tmp_path):
+    """Also what had not been answered for when the call was cancelled."""
+    table = np.ones(1 << 20)
+    begun, never = tmp_path / "begun", str(tmp_path / "never")
+    with Pool(1) as pool:
+        pool.map(abs, range(2))
+        (post,) = pool._cluster._posts.values()
+        call = pool.map_async(lambda path: (begun.touch(), work.wait_for(path), table), [never])
+        until(begun.exists, "the call")
+        assert post.remote.ask("values") == 1, (
+            "the function; that of the call before went with this one's arrival"
+        )
+        call.cancel()
+        until(call.ready, "its end")
+        assert pool.map(abs, [-1]) == [1]
+        until(lambda: post.remote.ask("values") == 1, "an agent with the function of the last call alone")
+    pool.join()

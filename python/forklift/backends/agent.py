@@ -45,7 +45,6 @@ class Hello(NamedTuple):
 
     version: str
     python: str
-    host: str
     pid: int
 
 
@@ -155,7 +154,7 @@ class Agent:
 
     def hello(self) -> Hello:
         """Return what the head compares with itself."""
-        return Hello(_native.VERSION, python_version(), platform.node(), os.getpid())
+        return Hello(_native.VERSION, python_version(), os.getpid())
 
     def refusal(self) -> _native.Parcel | None:
         """Return the pickled failure of the initializer, if it failed."""
@@ -164,6 +163,10 @@ class Agent:
     def counters(self) -> dict[str, int]:
         """Return what this node's pool has counted: births, bytes by the way they took."""
         return self._native.counters()
+
+    def values(self) -> int:
+        """Return how many values are kept for calls to come."""
+        return len(self._known)
 
     def keep(self, values: Iterable[Value], read: Callable[[Any], _native.Parcel]) -> None:
         """Keep values for calls to come. `read` makes a parcel of what the engine has in its place."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import threading
+from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -145,6 +146,7 @@ class Cluster:
         self._place(self.processes)
         self._posts: dict[str, _Post] = {}
         self._terms = terms
+        self._jobs: dict[int, _native.Job] = {}
         self._limits: dict[int, Limits] = {}
         #: By job; those of job 0 are everybody's.
         self._values: dict[int, dict[int, _Stored]] = {}
@@ -155,15 +157,16 @@ class Cluster:
         self.modules: set[str] = set()
 
     def _place(self, processes: int) -> None:
-        """Give each seat a node: in turn, more to nodes with more cores."""
-        taken = dict.fromkeys(self._nodes, 0)
-        for node in self._seats:
-            if node.key in taken:
-                taken[node.key] += 1
+        """Give each seat a node."""
+        taken = Counter(node.key for node in self._seats)
         while len(self._seats) < processes:
-            key = min(taken, key=lambda key: (taken[key] + 1) / self._nodes[key].cores)
-            taken[key] += 1
-            self._seats.append(self._nodes[key])
+            self._seats.append(self._roomiest(taken))
+
+    def _roomiest(self, taken: Counter[str]) -> Node:
+        """Return the node that has most cores for the seats it would have with one more, and count that."""
+        node = min(self._nodes.values(), key=lambda node: (taken[node.key] + 1) / node.cores)
+        taken[node.key] += 1
+        return node
 
     def node(self, slot: int) -> Node:
         """Return where a seat is. One on a node that was lost goes to another."""
@@ -180,12 +183,7 @@ class Cluster:
             self._nodes = {key: node for key, node in living.items() if key not in lost} or living
             if not self._nodes:
                 raise Lost(f"no node of the {self.engine.name} cluster is left")
-            taken = dict.fromkeys(self._nodes, 0)
-            for other in self._seats:
-                if other.key in taken:
-                    taken[other.key] += 1
-            key = min(taken, key=lambda key: (taken[key] + 1) / self._nodes[key].cores)
-            self._seats[slot] = self._nodes[key]
+            self._seats[slot] = self._roomiest(Counter(other.key for other in self._seats))
             return self._seats[slot]
 
     def counters(self) -> list[dict[str, int]]:
@@ -243,10 +241,14 @@ class Cluster:
 
     # Calls and what they need -------------------------------------------------------------------------------
 
-    def note(self, job: int, retries: int, task_timeout: float | None) -> None:
-        """A job begins."""
+    def note(self, job: _native.Job, retries: int, task_timeout: float | None) -> None:
+        """A job begins. Those that are over are forgotten: of one that was cancelled no relay may be left to say so."""
         with self._lock:
-            self._limits[job] = Limits(retries, task_timeout)
+            over = [number for number, other in self._jobs.items() if other.finished()]
+            self._jobs[job.id()] = job
+            self._limits[job.id()] = Limits(retries, task_timeout)
+        for number in over:
+            self.forget(number)
 
     def limits(self, job: int) -> Limits:
         with self._lock:
@@ -274,9 +276,20 @@ class Cluster:
             stored.value for stored in kept if stored.value is not None and stored.key not in remote.known
         ]
 
+    def arrived(self, job: int, remote: Remote, values: list[Value]) -> None:
+        """An agent has these values. It drops those again that nobody needs any more, since the job was cancelled."""
+        remote.known.update(value.key for value in values)
+        with self._lock:
+            kept = {*self._values.get(0, ()), *self._values.get(job, ())}
+        late = [value.key for value in values if value.key not in kept]
+        if late:
+            remote.known.difference_update(late)
+            remote.send("drop", late)
+
     def forget(self, job: int) -> None:
         """A job is over."""
         with self._lock:
+            self._jobs.pop(job, None)
             self._limits.pop(job, None)
             gone = list(self._values.pop(job, {}).values())
         self._drop(gone)

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable
 
 from forklift import _births, _native, _zygote
-from forklift.backends.agent import Outcome, Reply, Request, failures
+from forklift.backends.agent import Outcome, Reply, Request, Value, failures
 from forklift.backends.cluster import FUNCTION, Cluster, Lost, Remote
 from forklift.errors import ForkliftError
 
@@ -41,7 +41,18 @@ def serve(cluster: Cluster, native: _native.Pool, threads: weakref.WeakSet[threa
 class _Piece:
     """A call that was passed on."""
 
-    __slots__ = ("answered", "begun", "chunk", "deadline", "job", "request", "result", "sent", "waited")
+    __slots__ = (
+        "answered",
+        "begun",
+        "chunk",
+        "deadline",
+        "job",
+        "needs",
+        "request",
+        "result",
+        "sent",
+        "waited",
+    )
 
     def __init__(self, job: int, chunk: int, request: Request, begun: int, waited: float) -> None:
         self.job = job
@@ -53,6 +64,8 @@ class _Piece:
         self.sent = time.monotonic()
         limit = request.task_timeout
         self.deadline = None if limit is None else self.sent + limit * request.items + PATIENCE_SECONDS
+        #: Values that went along.
+        self.needs: list[Value] = []
         #: What returns the reply, or raises, once it is there.
         self.result: Callable[[], Reply] | None = None
 
@@ -160,17 +173,17 @@ class Relay:
         try:
             if function is not None:
                 cluster.keep(job, FUNCTION | job, True, function)
-            needs = cluster.needs(job, remote)
+            piece.needs = cluster.needs(job, remote)
 
             def done(result: Callable[[], Reply]) -> None:
                 piece.result = result
                 self._end.ring()
 
             def kept(result: Callable[[], Reply]) -> None:
-                remote.known.update(value.key for value in needs)
+                cluster.arrived(job, remote, piece.needs)
                 done(result)
 
-            remote.call(request, parcel, needs, kept if needs else done)
+            remote.call(request, parcel, piece.needs, kept if piece.needs else done)
         except Lost as error:
             cluster.lose(remote, str(error))
             self._depart(piece, str(error))
@@ -188,6 +201,9 @@ class Relay:
             self._cluster.lose(self._remote, str(error))
             self._depart(piece, str(error))
         except Exception as error:
+            assert self._remote is not None
+            # The values may not have arrived either: they go along once more.
+            self._remote.known.difference_update(value.key for value in piece.needs)
             reply = _refused(self._cluster, error, piece.request)
         now = time.monotonic()
         crossing = max(0.0, now - max(piece.sent, self._answered) - reply.seconds)
