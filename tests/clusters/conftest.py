@@ -141,6 +141,12 @@ def end_kept(kind: str) -> None:
 
 
 @pytest.fixture
+def alone(implementation: str) -> None:
+    """No kept pool, which would replace its workers while the test kills nodes."""
+    end_kept(implementation)
+
+
+@pytest.fixture
 def pool(Pool: Callable[..., Any], implementation: str) -> forklift.Pool:
     """A pool of two workers, of which other tests have made use before."""
     if implementation not in _kept or _kept[implementation]._state != "RUN":

@@ -421,19 +421,42 @@ with forklift.Pool(2, backend="dask") as pool:
     assert said.stdout == "[0, 1, 4, 9, 16] {'inproc://'}\n" and said.stderr == ""
 
 
-def test_an_agent_that_dies_on_a_living_node_is_succeeded(Pool, implementation):
+@pytest.mark.usefixtures("alone")
+def test_an_agent_that_dies_on_a_living_node_is_succeeded(Pool):
     """With Ray an agent is a process of its own; with Dask the worker's, whose nanny starts another."""
     with Pool(1, retries=2) as pool:
         (counters,) = pool.map(abs, [1]) and pool._cluster.counters()
         assert counters["births"] >= 1
-        (post,) = pool._cluster._posts.values()
-        agent = post.remote.ask("hello").pid
+        agent = living(pool)[0].ask("hello").pid
         killer = threading.Timer(0.3, lambda: psutil.Process(agent).kill())
         killer.start()
         assert pool.map(work.slow_square, range(30)) == [i * i for i in range(30)]
         killer.join()
         until(lambda: pool.map(abs, [-3]) == [3], "an answer", 60)
     pool.join()
+
+
+@pytest.mark.usefixtures("alone")
+def test_an_agent_that_dies_with_nothing_to_do_costs_nothing(Pool, tmp_path):
+    """No item is blamed, nobody waits for a node that is gone, and there are as many workers as before."""
+    with Pool(2) as pool:
+        assert pool.map(abs, range(-9, 0)) == [*range(9, 0, -1)]
+        until(lambda: len(living(pool)) == 2, "both agents", 60)
+        psutil.Process(living(pool)[0].ask("hello").pid).kill()
+        until(lambda: len(living(pool)) == 1, "the news", 60)
+        gate, opened = tmp_path / "gate", tmp_path / "open"
+        opened.touch()
+        assert list(pool.imap(abs, range(-1, 1))) == [1, 0]
+        results = pool.imap_unordered(work.wait_for, [str(gate), str(opened)], chunksize=1)
+        assert results.next(60) == str(opened)
+        gate.touch()
+        assert results.next(60) == str(gate)
+    pool.join()
+
+
+def living(pool):
+    """The agents that are not known to be dead."""
+    return pool._cluster._remotes()
 
 
 def test_ctrl_c_is_answered_and_leaves_the_pool_usable():

@@ -46,6 +46,8 @@ class Hello(NamedTuple):
     version: str
     python: str
     pid: int
+    refusal: _native.Parcel | None = None
+    """The pickled failure of the initializer, if it failed."""
 
 
 class Value(NamedTuple):
@@ -154,11 +156,7 @@ class Agent:
 
     def hello(self) -> Hello:
         """Return what the head compares with itself."""
-        return Hello(_native.VERSION, python_version(), os.getpid())
-
-    def refusal(self) -> _native.Parcel | None:
-        """Return the pickled failure of the initializer, if it failed."""
-        return self._refusal
+        return Hello(_native.VERSION, python_version(), os.getpid(), self._refusal)
 
     def counters(self) -> dict[str, int]:
         """Return what this node's pool has counted: births, bytes by the way they took."""

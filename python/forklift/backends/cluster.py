@@ -49,6 +49,16 @@ class Remote:
         #: Keys of values that it should drop when it is next called.
         self.stale: list[int] = []
         self.lost: str | None = None
+        #: The pickled failure of the initializer, if it failed there.
+        self.refusal: _native.Parcel | None = None
+        #: What to call when it is lost: idle relays have to hear of it.
+        self.bells: set[Callable[[], None]] = set()
+
+    def lose(self, reason: str) -> None:
+        """The agent or its node is no more."""
+        self.lost = self.lost or reason
+        for ring in tuple(self.bells):
+            ring()
 
     def call(
         self,
@@ -109,6 +119,11 @@ class _Post:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.remote: Remote | None = None
+        #: How many workers it was told to have.
+        self.share = 0
+
+    def is_lost(self) -> bool:
+        return self.remote is not None and self.remote.lost is not None
 
 
 class _Stored:
@@ -174,11 +189,12 @@ class Cluster:
             if slot >= len(self._seats):
                 self._place(slot + 1)
             node = self._seats[slot]
-            if node.key in self._nodes:
+            post = self._posts.get(node.key)
+            if node.key in self._nodes and (post is None or not post.is_lost()):
                 return node
         living = {node.key: node for node in self.engine.nodes()}
         with self._lock:
-            lost = {key for key, post in self._posts.items() if post.remote is not None and post.remote.lost}
+            lost = {key for key, post in self._posts.items() if post.is_lost()}
             # A node whose agent died may be alive, and is better than none.
             self._nodes = {key: node for key, node in living.items() if key not in lost} or living
             if not self._nodes:
@@ -202,9 +218,10 @@ class Cluster:
             post = self._posts.setdefault(node.key, _Post())
             share = sum(other.key == node.key for other in self._seats)
         with post.lock:
-            if post.remote is not None and post.remote.lost is not None:
+            if post.is_lost():
                 post.remote = None
             if post.remote is None:
+                post.share = share
                 terms = Terms(preparation, initializer, *self._terms)
                 try:
                     if self._closed:
@@ -215,14 +232,18 @@ class Cluster:
                         self._nodes.pop(node.key, None)
                     raise
                 _check(hello, node)
+                post.remote.refusal = hello.refusal
                 if self._closed:  # Nobody else would stop it.
                     post.remote.end()
+            elif post.share < share:  # Seats have come over from a node that was lost.
+                post.share = share
+                post.remote.send("resize", share)
             return post.remote
 
     def lose(self, remote: Remote, reason: str) -> None:
         """A node is no more."""
+        remote.lose(reason)
         with self._lock:
-            remote.lost = reason
             self._nodes.pop(remote.node.key, None)
 
     def resize(self, processes: int) -> None:
@@ -233,8 +254,9 @@ class Cluster:
             self.processes = processes
             del self._seats[processes:]
             self._place(processes)
-            shares = {key: sum(node.key == key for node in self._seats) for key in self._posts}
-            remotes = [(post.remote, shares[key]) for key, post in self._posts.items()]
+            for key, post in self._posts.items():
+                post.share = sum(node.key == key for node in self._seats)
+            remotes = [(post.remote, post.share) for post in self._posts.values()]
         for remote, share in remotes:
             if remote is not None and share:
                 remote.send("resize", share)

@@ -6,6 +6,8 @@ there: the scheduler only hears of it. Values for several calls are scattered to
 
 from __future__ import annotations
 
+import asyncio
+import concurrent.futures
 import itertools
 import os
 import pickle
@@ -128,12 +130,10 @@ class DaskEngine(Engine):
             pure=False,
         )
         try:
-            hello: Hello = future.result(timeout=START_SECONDS)
-        except TimeoutError:
+            hello = self._wait(future, node)
+        except Lost:
             future.cancel()
-            raise Lost(
-                f"Dask has not started an agent on {node.name} within {START_SECONDS:.0f} s: its threads are taken"
-            ) from None
+            raise
         except Exception as error:
             raise Lost(_in_words(error, node)) from error
         remote = DaskRemote(node, self, self._client, self._pool)
@@ -142,6 +142,21 @@ class DaskEngine(Engine):
             self._watcher = threading.Thread(target=self._watch, name="forklift-dask", daemon=True)
             self._watcher.start()
         return remote, hello
+
+    def _wait(self, future: Any, node: Node) -> Hello:
+        """Wait for an agent to start. Dask would wait for ever for a worker that is gone."""
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline:
+            try:
+                hello: Hello = future.result(timeout=2 * LOOK_SECONDS)
+            except TimeoutError:
+                if node.key not in self._client.sync(self._client.scheduler.ncores):
+                    raise Lost(f"node {node.name} was lost before it had an agent") from None
+            else:
+                return hello
+        raise Lost(
+            f"Dask has not started an agent on {node.name} within {START_SECONDS:.0f} s: its threads are taken"
+        )
 
     def _watch(self) -> None:
         """Look which workers there are, and let agents know that they are wanted: a thread's target."""
@@ -261,13 +276,21 @@ class DaskRemote(Remote):
             raise Lost(_in_words(error, self.node)) from error
 
     def _result(self, future: Any) -> Reply:
-        if self.lost is not None:
-            raise Lost(self.lost)
-        try:
-            reply: Reply = self._client.gather(future, direct=self._engine.direct)
-        except Exception as error:
-            raise Lost(_in_words(error, self.node)) from error
-        return reply
+        # Of a worker that dies now Dask would have the task done again, and wait for ever: it is bound to that worker.
+        fetch = asyncio.run_coroutine_threadsafe(
+            self._client.gather(future, direct=self._engine.direct, asynchronous=True),
+            self._client.loop.asyncio_loop,
+        )
+        while self.lost is None:
+            try:
+                reply: Reply = fetch.result(timeout=LOOK_SECONDS)
+            except concurrent.futures.TimeoutError:
+                continue
+            except Exception as error:
+                raise Lost(_in_words(error, self.node)) from error
+            return reply
+        fetch.cancel()
+        raise Lost(self.lost)
 
     def _settle(self, name: str, result: Callable[[], Reply]) -> None:
         with self._lock:
@@ -282,7 +305,7 @@ class DaskRemote(Remote):
             raise Lost(reason)
 
         with self._lock:
-            self.lost = self.lost or reason
+            super().lose(reason)
             waiting = list(self._waiting)
         for name in waiting:
             self._settle(name, result)

@@ -6,6 +6,7 @@ without a copy. Values for several calls are put there once, and come to each no
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -112,6 +113,18 @@ class RayRemote(Remote):
     def __init__(self, node: Node, handle: Any) -> None:
         super().__init__(node)
         self._handle = handle
+        self._ended = False
+        # It answers when the agent is no more.
+        handle.stay.remote().future().add_done_callback(self._left)
+
+    def _left(self, future: Any) -> None:
+        if not self._ended:
+            error = future.exception()
+            self.lose(
+                f"node {self.node.name} has no agent any more"
+                if error is None
+                else _in_words(error, self.node)
+            )
 
     def call(
         self,
@@ -150,6 +163,7 @@ class RayRemote(Remote):
             raise Lost(_in_words(error, self.node)) from error
 
     def end(self) -> None:
+        self._ended = True
         try:
             ray.kill(self._handle)
         except Exception:
@@ -158,6 +172,10 @@ class RayRemote(Remote):
 
 class RayAgent(Agent):
     """An agent as an actor."""
+
+    def stay(self) -> None:
+        """Return never: the engine tells who waits for it when the actor is dead."""
+        threading.Event().wait()
 
     def call(self, request: Request, parcel: _native.Parcel, needs: list[Value]) -> Reply:
         """See `Agent.run`."""

@@ -96,6 +96,8 @@ class Relay:
             if self._pieces and self._remote is not None and self._remote.lost is None:
                 self._remote.send("cancel", [piece.request.ticket for piece in self._pieces])
             self._pieces.clear()
+            if self._remote is not None:
+                self._remote.bells.discard(self._end.ring)
             self._end.close()
 
     def _serve(self) -> None:
@@ -105,6 +107,8 @@ class Relay:
                 self._obey(*order)
             while self._pieces and self._pieces[0].result is not None:
                 self._answer(self._pieces[0])
+            if self._remote is not None and self._remote.lost is not None and not self._pieces:
+                self._depart(None, self._remote.lost)
             self._look_at_time()
 
     def _obey(self, kind: str, *details: object) -> None:
@@ -125,15 +129,16 @@ class Relay:
     def _start(self, initializer: _native.Parcel | None) -> None:
         try:
             preparation = _zygote.preparation(sorted(self._cluster.modules))
-            self._remote = self._cluster.remote(self._slot, initializer, preparation)
-            refusal = self._remote.ask("refusal")
+            remote = self._cluster.remote(self._slot, initializer, preparation)
         except (Lost, ForkliftError) as error:
             self._depart(None, str(error))
         except Exception as error:
             self._depart(None, f"{self._cluster.engine.name}: {type(error).__name__}: {error}")
-        if refusal is not None:
-            self._end.refuse(refusal)
+        if remote.refusal is not None:
+            self._end.refuse(remote.refusal)
             raise EOFError
+        self._remote = remote
+        remote.bells.add(self._end.ring)
         self._end.ready()
 
     def _call(
@@ -164,12 +169,12 @@ class Relay:
             task_timeout=task_timeout,
             stale=_taken(remote.stale),
         )
+        if remote.lost is not None:
+            self._depart(None, remote.lost)
         # While another piece is under way, nothing waits.
         piece = _Piece(job, chunk, request, begun, 0.0 if self._pieces else waited)
         self._pieces.append(piece)
         self._note()
-        if remote.lost is not None:
-            self._depart(piece, remote.lost)
         try:
             if function is not None:
                 cluster.keep(job, FUNCTION | job, True, function)
@@ -185,8 +190,9 @@ class Relay:
 
             remote.call(request, parcel, piece.needs, kept if piece.needs else done)
         except Lost as error:
+            # It has not left: no item is blamed for it.
             cluster.lose(remote, str(error))
-            self._depart(piece, str(error))
+            self._depart(None, str(error))
         except Exception as error:
             # The engine could not take it: no room in its store, say. These items fail, and others need not.
             reply = _refused(cluster, error, request)
