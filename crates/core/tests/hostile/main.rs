@@ -2,10 +2,12 @@
 //! descriptors, answers that nobody asked for. In both directions.
 //!
 //! Whatever comes, an end refuses it or takes it for what it says; it never panics, and never touches memory outside of
-//! what the peer has shown. A pool goes on with the next worker. A case that fails is printed by
-//! proptest, small: it becomes a packet that was thought up.
+//! what the peer has shown. A pool goes on with the next worker. Packets are made of messages here, and of stored ones in
+//! `corpus`. A case that fails is printed by proptest, small: it becomes a packet that was thought up.
 
 #![allow(clippy::unwrap_used, reason = "all of this file is a test")]
+
+mod corpus;
 
 use forklift_core::channel::{self, ParentEnd, WorkerEnd};
 use forklift_core::config::{SchedulerConfig, SpillConfig, SupervisorConfig};
@@ -97,6 +99,7 @@ fn to_worker() -> BoxedStrategy<ToWorker> {
         1 => number().prop_map(|key| ToWorker::Unshare { key }),
         1 => number().prop_map(|job| ToWorker::Forget { job: JobId(job) }),
         1 => prop::collection::vec(span(), 0..4).prop_map(|spans| ToWorker::Release { spans }),
+        1 => Just(ToWorker::Stop),
         1 => span().prop_map(|span| ToWorker::Long { span }),
     ]
     .boxed()
@@ -135,6 +138,7 @@ fn to_parent() -> BoxedStrategy<ToParent> {
         1 => number().prop_map(|own_bytes| ToParent::Outgrown { own_bytes }),
         1 => number().prop_map(|chunk| ToParent::Surrendered { chunk: ChunkId(chunk) }),
         1 => prop::collection::vec(span(), 0..4).prop_map(|spans| ToParent::Release { spans }),
+        1 => "[a-z]{0,9}".prop_map(|reason| ToParent::Lost { reason }),
         1 => span().prop_map(|span| ToParent::Long { span }),
     ]
     .boxed()
