@@ -29,7 +29,8 @@ End of file (the user's process is gone, or has had enough) or the death of the 
 watches by pidfd as well because a child of the user's process may have inherited the socket: all living children are
 killed with SIGKILL, and the zygote exits. SIGINT is ignored: Ctrl-C is the user's process's to answer. SIGTERM is left
 as it is and ends the zygote alone: its children then end with their channels or life pipes, and the user's process
-sees the end of file, and their deaths through their pidfds. After a SIGKILL of the zygote it is the same.
+sees the end of file, and their deaths through their pidfds. After a SIGKILL of the zygote it is the same. SIGURG, which
+comes with `Q`, ends one that is in the middle of imports, and is ignored at any other time.
 """
 
 from __future__ import annotations
@@ -322,7 +323,7 @@ class _Zygote:
         if kind == b"W" and len(fds) == 2:
             self.seat = (*fds, _BIRTH.unpack(body)[0])
         elif kind == b"I":
-            _import_all(_pickle.loads(body))
+            self.import_all(_pickle.loads(body))
         elif kind == b"B" and len(fds) == 2:
             slot, generation = _BIRTH.unpack(body)
             self.bear(slot, generation, *fds)
@@ -351,7 +352,34 @@ class _Zygote:
             except OSError:
                 pass
         self.socket.send(b"r")
-        _import_all(self.facts["preload"])
+        self.import_all(self.facts["preload"])
+
+    def import_all(self, names: list[str]) -> None:
+        """Import what can be; or leave in the middle of it, when there is no more use for this process."""
+        signal.signal(signal.SIGURG, self.leave)
+        try:
+            if self.is_told_to_quit():
+                return  # The signal came before.
+            for name in names:
+                try:
+                    __import__(name)
+                except BaseException:  # A module may also call sys.exit().
+                    continue
+        finally:
+            signal.signal(signal.SIGURG, signal.SIG_DFL)
+
+    def is_told_to_quit(self) -> bool:
+        try:
+            return self.socket.recv(1, _socket.MSG_PEEK | _socket.MSG_DONTWAIT) in (b"", b"Q")
+        except OSError:
+            return False
+
+    def leave(self, _number: int, _frame: object) -> None:
+        """End here and now: a signal's handler. An exception would have to pass through half-imported modules."""
+        self.end()
+        if (atexit := sys.modules.get("atexit")) is not None:
+            atexit._run_exitfuncs()
+        os._exit(0)
 
     def bear(self, slot: int, generation: int, channel_fd: int, life_fd: int) -> None:
         """Fork a worker. Returns in the zygote only."""
@@ -483,14 +511,6 @@ def _warm() -> None:
         import forklift._pickling  # noqa: F401
     except ImportError:
         pass  # The worker will say why.
-
-
-def _import_all(names: list[str]) -> None:
-    for name in names:
-        try:
-            __import__(name)
-        except BaseException:  # A module may also call sys.exit().
-            continue
 
 
 def _fork_quietly() -> int:

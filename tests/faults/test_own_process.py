@@ -274,3 +274,38 @@ def test_a_notebook(tmp_path):
         manager.shutdown_kernel(now=True)
         manager.context.destroy(linger=0)
     until(lambda: not any(map(house.alive, pids)), "the kernel and its workers have gone")
+
+
+def test_the_end_of_a_pool_waits_for_no_import(scripts, tmp_path):
+    """The fork server imports what the function's workers may need, for those to come. With the pool it leaves, in the
+    middle of it, as a program leaves; also if the workers have hung up and it has not told what became of them."""
+    (tmp_path / "slow.py").write_text("""
+import atexit, os, pathlib, time
+
+def double(x):
+    return x * 2
+
+here = pathlib.Path(__file__).parent
+if os.getppid() == int(os.environ["PROGRAM"]):
+    atexit.register((here / "left").touch)
+    (here / "begun").touch()
+    time.sleep(600)
+""")
+    ended = scripts.run(f"""
+    import pathlib
+    import forklift
+    os.environ["PROGRAM"] = str(os.getpid())
+    here = pathlib.Path({str(tmp_path)!r})
+    sys.path.insert(0, str(here))
+    from slow import double
+    with forklift.Pool(2) as pool:
+        pool.map(abs, range(4), 1)
+        while any(worker.state == "starting" for worker in pool.workers()):
+            time.sleep(0.01)  # Whoever is born later has the module.
+        print(pool.map(double, range(3)))
+        while not (here / "begun").exists():
+            time.sleep(0.01)
+    pool.join()
+    print((here / "left").exists())
+    """)
+    assert ended.check() == "[0, 2, 4]\nTrue\n"

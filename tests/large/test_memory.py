@@ -120,37 +120,6 @@ def huge_memory():
 @pytest.mark.huge
 @pytest.mark.xdist_group("huge")
 @pytest.mark.timeout(300)
-def test_argument_above_four_gib(huge_memory):
-    size = 4 * GIB + 5 * MB
-    array = np.zeros(size, np.uint8)
-    places = [0, 2**31 - 1, 2**31, 2**32 - 1, 2**32, size - 1]
-    for n, place in enumerate(places):
-        array[place] = n + 1
-    with forklift.Pool(1, memory_limit="12GiB") as pool:
-        assert pool.map(work.look_at_huge, [array]) == [(size, [1, 2, 3, 4, 5, 6], True)]
-        assert array[-1] == 6
-        assert pool.map(work.total, [np.ones(10)]) == [10.0]
-    pool.join()
-
-
-@pytest.mark.huge
-@pytest.mark.xdist_group("huge")
-@pytest.mark.timeout(300)
-def test_result_above_two_gib(huge_memory):
-    size = 5 * GIB // 2
-    with forklift.Pool(1, memory_limit="12GiB") as pool:
-        (array,) = pool.map(work.make_huge, [size])
-    pool.join()
-    assert len(array) == size and array.flags.writeable
-    assert [int(array[p]) for p in (0, 2**31 - 1, 2**31, size - 1)] == [
-        1 + p % 100 for p in (0, 2**31 - 1, 2**31, size - 1)
-    ]
-    assert int(array[1:1000].sum()) == 0
-
-
-@pytest.mark.huge
-@pytest.mark.xdist_group("huge")
-@pytest.mark.timeout(300)
 def test_a_large_transfer_takes_memory_once(huge_memory):
     """2 GiB in, and 2 GiB out: both sides look at the same memory, so it is taken once beyond the parent's own."""
     size = 2 * GIB
@@ -188,7 +157,8 @@ def test_more_than_four_gib_in_and_out(huge_memory):
         pytest.skip(f"4.5 GiB both ways need 16 GiB of available memory, here are {available / GIB:.1f}")
     size = 9 * GIB // 2
     array = np.ones(size, np.uint8)
-    array[-1] = 21
+    places = [0, 2**31 - 1, 2**31, 2**32 - 1, 2**32, size - 1]
+    array[places] = range(2, 8)
     with forklift.Pool(1, memory_limit="20GiB") as pool:
         pool.map(work.total, [np.ones(MB)])
         # Each look walks through millions of pages, and whoever touches a new one waits for it.
@@ -196,5 +166,7 @@ def test_more_than_four_gib_in_and_out(huge_memory):
             (result,) = pool.map(work.double, [array])
         assert pool._counters()["spilled_bytes"] == 0
     pool.join()
-    assert (len(result), int(result[0]), int(result[-1]), int(array[-1])) == (size, 2, 42, 21)
+    assert len(result) == size and result.flags.writeable
+    assert result[places].tolist() == [4, 6, 8, 10, 12, 14] and int(result[1]) == 2
+    assert array[places].tolist() == [2, 3, 4, 5, 6, 7]
     assert 1.9 * size <= peak.extra <= 2.1 * size, f"{peak.extra / MB:.0f} MB"

@@ -165,21 +165,6 @@ def sum_parts(parts: Any) -> float:
     return float(sum(part.sum() for part in values))
 
 
-def look_at_huge(array: np.ndarray) -> tuple[int, list[int], bool]:
-    """Length, and the few bytes that are not zero."""
-    places = [0, 2**31 - 1, 2**31, 2**32 - 1, 2**32, len(array) - 1]
-    seen = [int(array[place]) for place in places if place < len(array)]
-    array[-1] = 0
-    return len(array), seen, bool(array.flags.writeable)
-
-
-def make_huge(size: int) -> np.ndarray:
-    array = np.zeros(size, np.uint8)
-    for place in (0, 2**31 - 1, 2**31, size - 1):
-        array[place] = 1 + place % 100
-    return array
-
-
 def make_ones(size: int) -> np.ndarray:
     return np.ones(size, np.uint8)
 

@@ -209,7 +209,7 @@ pub(crate) struct Worker {
     pub(crate) expelled: Option<Arc<str>>,
     /// What stood in for it has said why it ends.
     pub(crate) account: Option<Arc<str>>,
-    /// Ordered to die before it was born.
+    /// Killed by us, or to be as soon as it is born.
     pub(crate) doomed: bool,
     pub(crate) status: Option<i32>,
     pub(crate) hung_up: bool,
@@ -383,8 +383,9 @@ impl Worker {
         match &self.process {
             Some(process) if process.is_elsewhere() => self.channel.shut(),
             Some(process) => process.kill(),
-            None => self.doomed = true,
+            None => {}
         }
+        self.doomed = true;
     }
 }
 

@@ -344,6 +344,10 @@ impl Drop for Birthplace {
         if let Some(mut zygote) = self.zygote.take() {
             // One that cannot be told is killed below.
             let _ = zygote.socket.send(b"Q".to_vec(), vec![]);
+            // It need not finish what it imports; at any other time it ignores this.
+            if let Some(pid) = i32::try_from(zygote.child.id()).ok().and_then(Pid::from_raw) {
+                let _ = rustix::process::kill_process(pid, Signal::URG);
+            }
             end(zygote);
         }
     }

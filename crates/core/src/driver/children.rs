@@ -401,8 +401,10 @@ impl Driver {
             // It stays readable; once seen is enough.
             let _ = epoll::delete(&self.epoll, pidfd);
         }
-        worker.status = process.reap();
-        if worker.status.is_some() || self.birthplace.socket().is_none() {
+        // Of one that we have killed, or that leaves as it was told, nobody has to ask a zygote that is busy.
+        worker.status = process.reap().or_else(|| worker.doomed.then_some(SIGKILLED));
+        let in_order = worker.state == "leaving";
+        if worker.status.is_some() || in_order || self.birthplace.socket().is_none() {
             self.bury(id);
         } else {
             self.dying.push((now().after(DEATH_PATIENCE), id));
