@@ -100,3 +100,34 @@ def test_the_example_runs():
     texts = [data["text/plain"] for data in shown]
     assert (texts[0], texts[1], texts[3], texts[4]) == ("92.16", "1.0", "(0, True)", "True")
     assert "class=" in shown[2]["text/html"]
+
+
+BARS = [
+    "import forklift\npool = forklift.Pool(2)",
+    "len(pool.map(abs, range(30), progress='all of them'))",
+    "len(list(pool.imap(lambda n: bytes(1000), iter(range(20)), progress=True)))",
+    "len(pool.map(lambda n: 1 // n, range(3), progress='one fails', on_error='return'))",
+    "pool.terminate(); pool.join()",
+]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.untidy("nbclient's event loop keeps descriptors")
+def test_progress_is_a_widget_of_the_notebook():
+    """With ipywidgets a bar is a widget, and nothing goes to the cell as text."""
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in BARS])
+    NotebookClient(notebook, timeout=50, kernel_name="python3", store_widget_state=True).execute()
+    kinds = [[output["output_type"] for output in cell.outputs] for cell in notebook.cells]
+    assert kinds == [[], *[["display_data", "execute_result"]] * 3, []]
+    stored = notebook.metadata["widgets"]["application/vnd.jupyter.widget-state+json"]["state"]
+    states = [(model["model_name"], model["state"]) for model in stored.values()]
+    bars = [
+        (state["value"], state["max"], state["bar_style"])
+        for name, state in states
+        if name == "FloatProgressModel"
+    ]
+    texts = [state["value"].replace("\u2007", " ") for name, state in states if name == "HTMLModel"]
+    assert bars == [(30.0, 30.0, "success"), (1.0, 1.0, "success"), (3.0, 3.0, "success")]
+    assert [text for text in texts if text.endswith("%")] == ["all of them: 100%", "one fails: 100%"]
+    counts = [text.split()[0] for text in texts if "items/s" in text]
+    assert counts == ["30/30", "20/?", "3/3"]
