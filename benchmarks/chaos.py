@@ -20,6 +20,7 @@ import threading
 import time
 import warnings
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,12 +28,13 @@ import pandas as pd
 import psutil
 
 import forklift
+from forklift.bench.page import machine, table
 from tests import house
 
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "chaos.md"
 METHODS = ("map", "imap", "imap_unordered", "starmap", "apply_async")
 KINDS = ("array", "bytes", "list", "frame", "small", "file", "common")
-#: What many items hold, so that it is sent once. Of a type of its own: it is not written to, since two such items whose
-#: results are both that array would see each other's writes.
+#: What many items hold, so that it is sent once.
 COMMON = np.arange(300_000, dtype=np.float32)
 FILE = tempfile.NamedTemporaryFile(prefix="forklift-chaos-")  # noqa: SIM115  # it goes with the program
 COMMON.astype(np.float64).tofile(FILE.name)
@@ -40,6 +42,19 @@ COMMON.astype(np.float64).tofile(FILE.name)
 TIGHT = "8MB"
 #: Bytes by the ways that the pools count.
 WAYS = ("bytes_in_messages", "bytes_copied_in", "bytes_lent", "result_bytes_handed", "spilled_bytes")
+#: What is counted, in the order in which it is told.
+FIGURES = (
+    "items",
+    "items inherited",
+    "arrays cut into blocks",
+    *WAYS,
+    "tried again",
+    "lost by name",
+    "resubmitted",
+    "lost silently",
+    "wrong",
+    "given up",
+)
 #: Beyond this the run hangs: stacks are printed and the command fails.
 GRACE_SECONDS = 60.0
 #: So many strikes at one item in a row are beyond chance.
@@ -64,13 +79,17 @@ def make(index: int, kind: str) -> Any:
     return index
 
 
+def own(value: Any) -> Any:
+    return value.copy() if value is COMMON else value
+
+
 def work(index: int, value: Any) -> tuple[int, Any]:
     """Changes arguments in place, as a worker may: an item that is tried again must not show it."""
     time.sleep(index * 31 % 10 / 1000)
-    if isinstance(value, np.memmap) or getattr(value, "dtype", None) == COMMON.dtype:
+    if isinstance(value, np.memmap):
         value = np.asarray(value) + index
     elif isinstance(value, np.ndarray):
-        value *= 2
+        value *= index
     elif isinstance(value, bytes):
         value = value[::-1]
     elif isinstance(value, list):
@@ -171,6 +190,8 @@ def one_round(pool: Any, dice: random.Random, counts: Counter[str]) -> None:
             counts["resubmitted"] += len(missing)
         with forklift.shared_arrays() if shared else contextlib.nullcontext():
             items = [(index, make(index, kinds[index])) for index in sorted(missing)]
+        if inherit:  # what a worker writes to an object of its own, its later items find in it
+            items = [(index, own(value)) for index, value in items]
         outcomes = call(pool, method, items, chunksize, inherit)
         if inherit:  # by workers of the call's own, which the pool does not count
             counts["tried again"] += pool.report().staff["retries"]
@@ -184,7 +205,7 @@ def one_round(pool: Any, dice: random.Random, counts: Counter[str]) -> None:
             else:
                 index, _ = outcome
                 missing.discard(index)
-                if not same(outcome, work(index, make(index, kinds[index]))):
+                if not same(outcome, work(index, own(make(index, kinds[index])))):
                     counts["wrong"] += 1
         if not missing:
             return
@@ -201,10 +222,28 @@ def one_array(pool: Any, dice: random.Random, counts: Counter[str]) -> None:
     counts["wrong"] += not np.array_equal(negated, -array)
 
 
+def page(options: argparse.Namespace, killer: Killer, counts: Counter[str], leaks: int) -> list[str]:
+    strikes = [["Strikes", ""], *([way, f"{n:,}"] for way, n in sorted(killer.strikes.items()))]
+    figures = [["Then", ""], *([name.replace("_", " "), f"{counts[name]:,}"] for name in FIGURES)]
+    return [
+        "# Under a random killer",
+        f"Written by `make chaos ARGS='--seconds {options.seconds:g} --seed {options.seed} --write'`: maps of large "
+        "mixed items, by every method and every way that payload takes, while a thread kills, stops and ends workers, "
+        "and now and then their fork server, at random moments. Every result is compared with the for loop's.",
+        machine(),
+        table([*strikes, ["all", f"{killer.strikes.total():,}"]]),
+        table([*figures, ["leaks", str(leaks)]]),
+        "*Tried again*: by the pool, which had `retries`. *Lost by name*: reported as `WorkerDied` in its place by a "
+        "pool that had none, and *resubmitted* by the program. *Lost silently*, *wrong*, *given up* and *leaks* "
+        "(processes, threads, descriptors, mappings, files) have to be 0, or the command fails.",
+    ]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=120.0)
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(2**32))
+    parser.add_argument("--write", action="store_true", help=f"write docs/{PAGE.name}")
     options = parser.parse_args()
     print(f"seed {options.seed}", flush=True)
     faulthandler.dump_traceback_later(options.seconds + GRACE_SECONDS, exit=True)
@@ -239,23 +278,14 @@ def main() -> int:
         killer.join()
         if counts["items"]:
             print(f"strikes {killer.strikes.total()}: {dict(sorted(killer.strikes.items()))}")
-            for name in (
-                "items",
-                "items inherited",
-                "arrays cut into blocks",
-                *WAYS,
-                "tried again",
-                "lost by name",
-                "resubmitted",
-                "lost silently",
-                "wrong",
-                "given up",
-            ):
+            for name in FIGURES:
                 print(f"{name} {counts[name]}")
     left = before.sweep(strict=True)
     print(f"leaks {len(left)}", *left, sep="\n  ")
     faulthandler.cancel_dump_traceback_later()
     bad = counts["lost silently"] + counts["wrong"] + counts["given up"] + len(left)
+    if options.write:
+        PAGE.write_text("\n\n".join(page(options, killer, counts, len(left))) + "\n")
     return int(bool(bad or killer.failure))
 
 
