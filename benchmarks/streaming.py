@@ -143,9 +143,16 @@ def row(case: str, rivals: list[type[Rival]], workers: int, gigabytes: float) ->
     return f"| {STREAMS[case].title} | " + " | ".join(cells) + f" | {STREAMS[case].target} |"
 
 
+def table(rivals: list[type[Rival]], rows: list[str]) -> str:
+    names = " | ".join(rival.name for rival in rivals)
+    rule = f"|---{'|---:' * (len(rivals) + 1)}|"
+    return "\n".join([f"| MB (shared), time | {names} | may be |", rule, *rows])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--gigabytes", type=float, default=1.0, help="how much goes through each stream")
+    parser.add_argument("--long", type=float, default=0.0, help="and so much in forklift's alone")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--cases", nargs="+", choices=STREAMS, default=list(STREAMS))
     parser.add_argument("--rivals", nargs="+", choices=[rival.name for rival in RIVALS])
@@ -155,8 +162,11 @@ def main() -> None:
     ]
     load = os.getloadavg()[0]
     rows = [row(case, rivals, chosen.workers, chosen.gigabytes) for case in chosen.cases]
-    names = " | ".join(rival.name for rival in rivals)
+    ours = [rival for rival in RIVALS if rival.name == "forklift"]
+    long = [row(case, ours, chosen.workers, chosen.long) for case in chosen.cases if chosen.long]
     command = f"python -m benchmarks.streaming --gigabytes {chosen.gigabytes:g} --workers {chosen.workers}"
+    if chosen.long:
+        command += f" --long {chosen.long:g}"
     parts = [
         "# Memory of streams",
         f"Written by `{command}`; the figures are of one run, at a load of {load:.1f} when it began.",
@@ -165,8 +175,10 @@ def main() -> None:
         "they held with a warm, idle pool: their proportional set size, and in brackets shared memory of the whole\n"
         "machine (other programs' as well); then how long it took. A slow consumer pauses 50 ms at each 8 MB, 2 ms at\n"
         "each 256 KB. joblib is asked for a generator; mpire is told to have at most two tasks for each worker.",
-        f"| MB (shared), time | {names} | may be |\n|---{'|---:' * (len(rivals) + 1)}|\n" + "\n".join(rows),
+        table(rivals, rows),
     ]
+    if long:
+        parts += [f"And with {chosen.long:g} GB:", table(ours, long)]
     text = "\n\n".join(part.strip("\n") for part in parts) + "\n"
     print(text)
     if chosen.cases == list(STREAMS) and not chosen.rivals:
