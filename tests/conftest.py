@@ -7,6 +7,7 @@ import os
 import sys
 import types
 import uuid
+from collections import Counter
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,14 @@ OUTCOME = pytest.StashKey[bool]()
 ORACLE = "multiprocessing"
 IMPLEMENTATIONS = (ORACLE, "forklift")
 
+#: Of a conformance test's variants, the standard library's pool and those on clusters do one in so many: the tests take
+#: their time, and the rest is code that they share. All of them with `--every-variant`.
+VARIANTS_STEP = 3
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--every-variant", action="store_true", help="of conformance tests, for all pools")
+
 
 def pytest_configure(config: pytest.Config) -> None:
     os.environ[house.MARK] = uuid.uuid4().hex
@@ -32,6 +41,25 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "filterwarnings", "ignore:This process .* is multi-threaded, use of fork:DeprecationWarning"
     )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("every_variant"):
+        return
+    seen: Counter[tuple[object, str]] = Counter()
+    kept, left_out = [], []
+    for item in items:
+        callspec = getattr(item, "callspec", None)
+        pool = "forklift" if callspec is None else callspec.params.get("implementation", "forklift")
+        function = getattr(item, "function", None)
+        if pool == "forklift" or not getattr(function, "__module__", "").startswith("tests.conformance"):
+            kept.append(item)
+            continue
+        (kept if seen[function, pool] % VARIANTS_STEP == 0 else left_out).append(item)
+        seen[function, pool] += 1
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = kept
 
 
 @pytest.hookimpl(wrapper=True)
