@@ -17,8 +17,8 @@ NEEDS := import sys, tomllib; data = tomllib.load(open("pyproject.toml", "rb"));
 export PYO3_PYTHON := $(CURDIR)/$(BIN)/python
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-# Of 3,100 tests that start and kill processes four at a time, on two cores, one may run out of patience. What fails twice
-# in a row has failed; what was run again is shown as such.
+# Of thousands of tests that start and kill processes four at a time, on two cores, one may run out of patience. What fails
+# twice in a row has failed; what was run again is shown as such.
 AGAIN := --reruns 1
 
 .DEFAULT_GOAL := help

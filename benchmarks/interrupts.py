@@ -1,4 +1,4 @@
-"""How soon Ctrl-C is answered: `python -m benchmarks.interrupts` writes docs/interrupts.md.
+"""How soon Ctrl-C is answered: `python -m benchmarks.interrupts --write` writes docs/interrupts.md.
 
 SIGINT comes to this process alone, as a notebook's kernel gets it, in the middle of each kind of blocking call. What is
 measured: from the signal to the handler of `KeyboardInterrupt` in the calling code, and how long the next call on the

@@ -1,4 +1,4 @@
-"""Memory of streams: `python -m benchmarks.streaming [--gigabytes 1]` writes docs/memory.md.
+"""Memory of streams: `python -m benchmarks.streaming [--gigabytes 1] [--long 20]` writes docs/memory.md.
 
 So many gigabytes go through `imap` from a generator, or the nearest thing a rival has, and nothing is kept. What all
 processes of a rival hold beyond what they held when its pool was warm and idle is sampled every few milliseconds, as in

@@ -38,12 +38,17 @@ RESULTS = [
 ]
 
 
+def executed(cells: list[str]) -> nbformat.NotebookNode:
+    """A notebook of these cells after a kernel has run them, with the state of its widgets."""
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+    NotebookClient(notebook, timeout=50, kernel_name="python3", store_widget_state=True).execute()
+    return notebook
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.untidy("nbclient's event loop keeps descriptors")
 def test_cells_define_map_and_redefine():
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in CELLS])
-    client = NotebookClient(notebook, timeout=50, kernel_name="python3")
-    client.execute()
+    notebook = executed(CELLS)
     results = [
         output["data"]["text/plain"]
         for cell in notebook.cells
@@ -115,8 +120,7 @@ BARS = [
 @pytest.mark.untidy("nbclient's event loop keeps descriptors")
 def test_progress_is_a_widget_of_the_notebook():
     """With ipywidgets a bar is a widget, and nothing goes to the cell as text."""
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in BARS])
-    NotebookClient(notebook, timeout=50, kernel_name="python3", store_widget_state=True).execute()
+    notebook = executed(BARS)
     kinds = [[output["output_type"] for output in cell.outputs] for cell in notebook.cells]
     assert kinds == [[], *[["display_data", "execute_result"]] * 3, []]
     stored = notebook.metadata["widgets"]["application/vnd.jupyter.widget-state+json"]["state"]

@@ -155,7 +155,7 @@ class Agent:
             time.sleep(0.005)
 
     def hello(self) -> Hello:
-        """Return what the head compares with itself."""
+        """Return what the head looks at before it sends any call."""
         return Hello(_native.VERSION, python_version(), os.getpid(), self._refusal)
 
     def counters(self) -> dict[str, int]:
