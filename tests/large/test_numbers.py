@@ -42,6 +42,23 @@ def test_lists_of_numbers_stay_what_they_are(pool, numbers, chunksize):
     assert items == [numbers] * 5
 
 
+@pytest.mark.parametrize("numbers", LISTS.values(), ids=LISTS)
+@pytest.mark.parametrize("chunksize", [None, 400])
+def test_items_that_are_numbers_stay_what_they_are(pool, numbers, chunksize):
+    results = pool.map(work.identity, numbers, chunksize)
+    assert results == numbers
+    assert [type(x) for x in results] == [type(x) for x in numbers]
+    assert str(results) == str(numbers)
+
+
+def test_items_that_are_numbers_are_packed(pool):
+    items = [0.5 * i for i in range(20_000)]
+    before = pool._counters()["bytes_copied_in"]
+    pool.map(work.identity, items, 10_000)
+    copied = pool._counters()["bytes_copied_in"] - before
+    assert 160_000 <= copied <= 161_000
+
+
 def test_not_a_number_is_still_none(pool):
     (result,) = pool.map(work.identity, [[math.nan] * 300])
     assert len(result) == 300

@@ -375,7 +375,7 @@ pub(crate) fn dump(py: Python<'_>, object: &Bound<'_, PyAny>, manner: &mut Manne
 /// # Errors
 /// As [`dump`].
 pub(crate) fn dump_list(py: Python<'_>, list: &Bound<'_, PyList>, manner: &mut Manner) -> PyResult<Py<Sink>> {
-    dump(py, substitute(py, list)?.as_any(), manner)
+    dump(py, &substitute(py, list)?, manner)
 }
 
 /// Pickles an object into blocks of `arena`; see [`dump`].

@@ -61,6 +61,9 @@ impl Sharing {
         items: &Bound<'py, PyList>,
         send: &mut Send<'_, 'py>,
     ) -> PyResult<bool> {
+        if holds_only_numbers(items) {
+            return Ok(false);
+        }
         let mut any = false;
         for (index, item) in items.iter().enumerate() {
             if let Some(substitute) = self.substitute(&item, send)? {
@@ -215,6 +218,9 @@ pub(crate) fn unshared(items: &Bound<'_, PyAny>) -> PyResult<bool> {
 
 /// Whether two items are, or directly hold, one and the same object that could be changed.
 pub(crate) fn share_parts(items: &Bound<'_, PyList>) -> PyResult<bool> {
+    if holds_only_numbers(items) {
+        return Ok(false);
+    }
     let mut seen = HashSet::new();
     // Items are mostly of one kind: that of the last constant is asked for first.
     let mut constant = std::ptr::null_mut();

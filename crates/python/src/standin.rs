@@ -1,14 +1,14 @@
 //! What travels in place of an object that C's pickler would write into the stream itself: its bulk goes out of band.
 //!
-//! **Long lists of numbers** (`numbers.rs`). Only items (or results) that *are* such lists are packed: a list inside
-//! another object may be shared by its parts, which only pickle knows.
+//! **Long lists of numbers** (`numbers.rs`). Only items (or results) that *are* such lists are packed, and many items that
+//! are numbers: a list inside another object may be shared by its parts, which only pickle knows.
 //!
 //! **Large `bytearray` and `str`**, which never reach `reducer_override` and would be copied once more: items that are
 //! such, or consist of plain containers that hold such. An item is rebuilt around stand-ins only if all of it has been
 //! seen and nothing in it could refer to what is replaced, so that one object stays one object. Any other text than
 //! ASCII has to be encoded, which pickle does as well.
 
-use crate::numbers::Numbers;
+use crate::numbers::{Numbers, holds_only_numbers};
 use crate::text::Text;
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -29,8 +29,16 @@ const PARTS_MAX: usize = 64;
 /// How deep containers are searched: the item, the arguments that it may consist of, what those hold.
 const DEPTH_MAX: usize = 3;
 
-/// Puts stand-ins into a list of items. Returns the list itself if it needs none, else a copy.
-pub(crate) fn substitute<'py>(py: Python<'py>, items: &Bound<'py, PyList>) -> PyResult<Bound<'py, PyList>> {
+/// Puts stand-ins into a list of items. Returns the list itself if it needs none, else a copy; for many items that are
+/// numbers themselves, one stand-in for the list.
+pub(crate) fn substitute<'py>(py: Python<'py>, items: &Bound<'py, PyList>) -> PyResult<Bound<'py, PyAny>> {
+    if holds_only_numbers(items) {
+        let numbers = if items.len() < PACKED_LENGTH_MIN { None } else { Numbers::pack(items) };
+        return match numbers {
+            Some(numbers) => Ok(Bound::new(py, numbers)?.into_any()),
+            None => Ok(items.clone().into_any()),
+        };
+    }
     let mut replaced: Option<Bound<'py, PyList>> = None;
     let mut rebuilt = Rebuilt::default();
     for (index, item) in items.iter().enumerate() {
@@ -45,7 +53,7 @@ pub(crate) fn substitute<'py>(py: Python<'py>, items: &Bound<'py, PyList>) -> Py
             replaced.get_or_insert(items.get_slice(0, items.len())).set_item(index, standin)?;
         }
     }
-    Ok(replaced.unwrap_or_else(|| items.clone()))
+    Ok(replaced.unwrap_or_else(|| items.clone()).into_any())
 }
 
 /// Whether an object is a large `bytearray` or ASCII text.

@@ -1,7 +1,7 @@
 //! What an answer teaches: about the items of its job, about messages, and about what the job owes the others.
 
 use super::job::Piece;
-use super::{Scheduler, nanos};
+use super::{Scheduler, chunking, nanos};
 use crate::event::Spent;
 use crate::id::{JobId, Time};
 
@@ -10,7 +10,7 @@ impl Scheduler {
     pub(super) fn learn(&mut self, job: JobId, items: u32, bytes: u64, spent: Spent, charge: u64) {
         let Some(state) = self.jobs.get_mut(&job) else { return };
         let time = spent.decode.saturating_add(spent.call).saturating_add(spent.encode);
-        state.chunker.answered(items, time, bytes);
+        state.chunker.answered(items, chunking::of_items(spent), bytes);
         if state.is_streamed() {
             state.unconsumed_bytes = state.unconsumed_bytes.saturating_add(bytes);
         }
