@@ -6,7 +6,8 @@
 //! own.
 
 use crate::error::Result;
-use crate::payload::{Atlas, Bytes, Outline, Parcel, Part, sharing_of};
+use crate::near;
+use crate::payload::{Atlas, Bytes, Outline, Parcel, Part, open_near, sharing_of};
 use forklift_shm::{Release, Segment, SegmentId, Sharing, Span, View};
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
@@ -64,7 +65,7 @@ impl Release for Returns {
 /// mappings, in each of which no page is shown by two views. A new view takes the first mapping where its pages are free:
 /// where arguments die with their call that is always the same one, and its pages stay mapped.
 #[derive(Default)]
-struct Commons {
+pub struct Commons {
     mappings: Mutex<Mappings>,
 }
 
@@ -149,14 +150,41 @@ impl Commons {
         self.mappings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Those of one segment, which this process has to itself, without a parent that lends it.
+    #[must_use]
+    pub fn of_segment(segment: Arc<Segment>) -> Arc<Self> {
+        let commons = Self::default();
+        commons.add(SegmentId(0), segment);
+        Arc::new(commons)
+    }
+
     /// Takes in a segment that is mapped privately.
     fn add(&self, id: SegmentId, segment: Arc<Segment>) {
         self.mappings().segments.insert(id, vec![Mapping::new(segment)]);
     }
 
-    /// The bytes of `hold`, which lie in `segment`, for one who may write to them, and whose writing nobody else sees.
-    fn open(self: &Arc<Self>, segment: &Arc<Segment>, hold: Arc<Hold>) -> Result<Bytes> {
-        let span = hold.span;
+    /// Bytes of the only segment, for one who may write to them, and whose writing nobody else sees. `hold` ends with them.
+    ///
+    /// # Errors
+    /// [`Error::Memory`](crate::Error::Memory) for bytes that the segment does not have, or that cannot be copied where they
+    /// have to be.
+    pub fn open_within(
+        self: &Arc<Self>,
+        segment: &Arc<Segment>,
+        offset: u64,
+        bytes: u64,
+        hold: Arc<dyn Send + Sync>,
+    ) -> Result<Bytes> {
+        self.open(segment, Span { segment: SegmentId(0), offset, bytes }, hold)
+    }
+
+    /// Bytes of `segment` for one who may write to them, and whose writing nobody else sees.
+    fn open(
+        self: &Arc<Self>,
+        segment: &Arc<Segment>,
+        span: Span,
+        hold: Arc<dyn Send + Sync>,
+    ) -> Result<Bytes> {
         let pages = segment.pages(span.offset, span.bytes)?;
         if pages.is_empty() {
             return Ok(Bytes::Inline(Box::default()));
@@ -186,7 +214,7 @@ struct Reader {
     commons: Arc<Commons>,
     /// Ends with this.
     #[expect(dead_code, reason = "held")]
-    hold: Arc<Hold>,
+    hold: Arc<dyn Send + Sync>,
     /// The mapping that the view is in.
     mapping: Arc<Segment>,
 }
@@ -224,8 +252,12 @@ impl Holdings {
 
     /// Bytes that the parent lent, which it expects back.
     fn bytes(&self, span: Span) -> Result<Bytes> {
+        if near::is_near(span.segment) {
+            let owner: Arc<dyn Release> = self.returns.clone();
+            return open_near(span, owner);
+        }
         if sharing_of(span.segment) == Sharing::Private {
-            return self.commons.open(self.atlas.segment(span.segment)?, self.hold(span));
+            return self.commons.open(self.atlas.segment(span.segment)?, span, self.hold(span));
         }
         self.returns.kept_bytes.fetch_add(span.bytes, Ordering::Relaxed);
         let owner: Arc<dyn Release> = self.returns.clone();
@@ -288,7 +320,7 @@ impl Shared {
     pub fn open(&self) -> Result<Parcel> {
         let open = |bytes: &SharedBytes| match bytes {
             SharedBytes::Inline(bytes) => Ok(Bytes::Inline(bytes.as_slice().into())),
-            SharedBytes::Held(segment, hold) => self.commons.open(segment, Arc::clone(hold)),
+            SharedBytes::Held(segment, hold) => self.commons.open(segment, hold.span, hold.clone()),
         };
         let buffers = self.buffers.iter().map(open).collect::<Result<_>>()?;
         Ok(Parcel { stream: open(&self.stream)?, buffers })

@@ -8,6 +8,7 @@ use crate::handle::Excess;
 use crate::id::{ChunkId, JobId, Time, WorkerId};
 use crate::mailbox::{Answered, Mailbox, Request};
 use crate::message::{ToParent, ToWorker};
+use crate::near::{self, Shelf};
 use crate::payload::{Atlas, Loans, Parcel, Payload, sharing_of};
 use crate::process::{Private, Process, life};
 use forklift_shm::{Arena, Release, Segment, SegmentId, Sharing, Span};
@@ -98,8 +99,24 @@ pub(crate) struct ReturnDesk {
 /// A segment of the worker's, and what of it is in use here: bytes by their offset.
 #[derive(Debug)]
 struct Lent {
-    segment: Weak<Segment>,
+    /// None for what lies in this process's own memory.
+    segment: Option<Weak<Segment>>,
     spans: BTreeMap<u64, u64>,
+}
+
+impl Lent {
+    /// The segment, while somebody uses it.
+    fn segment(&self) -> Option<Arc<Segment>> {
+        self.segment.as_ref().and_then(Weak::upgrade)
+    }
+
+    /// Whether there is such a span.
+    fn has(&self, span: Span) -> bool {
+        self.segment.is_none()
+            || self.segment().is_some_and(|segment| {
+                span.offset.checked_add(span.bytes).is_some_and(|end| end <= segment.bytes())
+            })
+    }
 }
 
 impl ReturnDesk {
@@ -115,8 +132,7 @@ impl ReturnDesk {
     /// Notes a span that is about to be viewed. What does not lie in its segment will not be.
     fn enter(&self, span: Span) {
         if let Some(lent) = self.segments().get_mut(&span.segment)
-            && let Some(segment) = lent.segment.upgrade()
-            && span.offset.checked_add(span.bytes).is_some_and(|end| end <= segment.bytes())
+            && lent.has(span)
         {
             lent.spans.insert(span.offset, span.bytes);
             self.stock.enter(span.bytes);
@@ -127,7 +143,7 @@ impl ReturnDesk {
     fn close(&self) {
         self.gone.store(true, Ordering::Release);
         for lent in self.segments().values() {
-            let Some(segment) = lent.segment.upgrade() else { continue };
+            let Some(segment) = lent.segment() else { continue };
             let mut free = 0;
             for (&offset, &bytes) in &lent.spans {
                 // Pages that cannot be punched out go with their segment.
@@ -151,8 +167,11 @@ impl Release for ReturnDesk {
             if let Some(bytes) = lent.spans.remove(&span.offset) {
                 self.stock.leave(bytes);
             }
-            lent.segment.upgrade()
+            lent.segment()
         };
+        if near::is_near(span.segment) {
+            return; // It was taken for good.
+        }
         if !self.gone.load(Ordering::Acquire) {
             self.mailbox.send(Request::Release { worker: self.worker, span });
         } else if let Some(segment) = segment {
@@ -214,6 +233,8 @@ pub(crate) struct Worker {
     pub(crate) status: Option<i32>,
     pub(crate) hung_up: bool,
     atlas: Atlas,
+    /// Where a relay puts what need not cross.
+    pub(crate) shelf: Arc<Shelf>,
     desk: Arc<ReturnDesk>,
 }
 
@@ -238,7 +259,10 @@ impl Worker {
             mailbox: Arc::clone(mailbox),
             gone: AtomicBool::new(false),
             stock: Arc::clone(stock),
-            segments: Mutex::default(),
+            segments: Mutex::new(HashMap::from([(
+                near::segment(),
+                Lent { segment: None, spans: BTreeMap::new() },
+            )])),
         };
         let worker = Self {
             id,
@@ -270,6 +294,7 @@ impl Worker {
             status: None,
             hung_up: false,
             atlas: Atlas::default(),
+            shelf: Shelf::new(),
             desk: Arc::new(desk),
         };
         Ok((worker, ChildEnds { channel: theirs, life }))
@@ -303,9 +328,11 @@ impl Worker {
     pub(crate) fn lend(&mut self, payload: &Payload) -> Result<()> {
         for loan in payload.loans() {
             let id = loan.span().segment;
-            if self.announced.insert(id) {
-                let segment = loan.segment();
-                let message = ToWorker::Segment { id, bytes: segment.bytes(), sharing: sharing_of(id) };
+            if let Some(segment) = loan.segment()
+                && self.announced.insert(id)
+            {
+                let (bytes, sharing, sealed) = (segment.bytes(), sharing_of(id), segment.is_sealed());
+                let message = ToWorker::Segment { id, bytes, sharing, sealed };
                 let file = segment.fd().try_clone_to_owned().map_err(|error| Error::System {
                     attempt: "duplicate a segment's descriptor",
                     errno: rustix::io::Errno::from_io_error(&error).unwrap_or(rustix::io::Errno::BADF),
@@ -336,6 +363,9 @@ impl Worker {
     pub(crate) fn receive(&mut self) -> Result<Option<ToParent>> {
         while let Some(packet) = self.channel.receive()? {
             let message = match ToParent::decode(&packet.bytes)? {
+                ToParent::Long { span } if near::is_near(span.segment) => {
+                    return Err(Error::Malformed("a message that lies in no block"));
+                }
                 ToParent::Long { span } => {
                     let owner: Arc<dyn Release> = self.desk.clone();
                     self.desk.enter(span);
@@ -348,7 +378,7 @@ impl Worker {
                 ToParent::Segment { id, bytes } => {
                     let file = packet.descriptors.into_iter().next().ok_or(Error::Malformed("no segment"))?;
                     let segment = Segment::open(file, bytes, Sharing::Shared)?;
-                    let lent = Lent { segment: Arc::downgrade(&segment), spans: BTreeMap::new() };
+                    let lent = Lent { segment: Some(Arc::downgrade(&segment)), spans: BTreeMap::new() };
                     self.desk.segments().insert(id, lent);
                     self.atlas.add(id, segment);
                 }
@@ -362,7 +392,7 @@ impl Worker {
     }
 
     pub(crate) fn open(&self, outline: crate::payload::Outline) -> Result<Parcel> {
-        self.atlas.open(outline, &|span| {
+        self.atlas.open(outline, &self.shelf, &|span| {
             self.desk.enter(span);
             self.desk.clone()
         })

@@ -405,7 +405,7 @@ impl Driver {
                 self.count_payload(&value);
                 let shares = match self.jobs.get_mut(&job) {
                     Some(job) => {
-                        job.recorder.shared(value.bytes() + value.lent_bytes());
+                        job.recorder.shared(value.total_bytes());
                         &mut job.shares
                     }
                     None if job == JobId(0) => &mut self.shares,
@@ -501,10 +501,9 @@ impl Driver {
     }
 
     fn count_payload(&mut self, payload: &Payload) -> Flow {
-        let copied_bytes = payload.copied_bytes();
         let flow = Flow {
-            copied_bytes,
-            message_bytes: payload.bytes() - copied_bytes,
+            copied_bytes: payload.copied_bytes(),
+            message_bytes: payload.message_bytes(),
             lent_bytes: payload.lent_bytes(),
             once_bytes: 0,
         };

@@ -1,6 +1,6 @@
 //! The heart of Forklift: what decides, what acts, and the words they share. No Python.
 //!
-//! floors: error · id · config · event · telemetry · copying · payload · message · channel · pressure · scheduler · supervisor · machine · footprint · process · handle · mailbox · crew · spill · driver · commons · worker · pool
+//! floors: error · id · config · event · telemetry · copying · near · payload · commons · message · channel · pressure · scheduler · supervisor · machine · footprint · process · handle · mailbox · crew · spill · driver · worker · pool
 #![cfg(target_os = "linux")]
 #![forbid(unsafe_code)]
 
@@ -18,6 +18,7 @@ pub mod id;
 pub mod machine;
 mod mailbox;
 pub mod message;
+mod near;
 pub mod payload;
 pub mod pool;
 pub mod pressure;

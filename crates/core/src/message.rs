@@ -30,6 +30,8 @@ pub enum ToWorker {
         line: u32,
         /// Bytes of its own that it may have after a call; 0 is no limit.
         memory_limit: u64,
+        /// Where one in the parent's own process finds [what lies near](crate::near).
+        shelf: u64,
         /// The pickled `(initializer, initargs)`.
         initializer: Option<Outline>,
     },
@@ -41,6 +43,8 @@ pub enum ToWorker {
         bytes: u64,
         /// How to map it.
         sharing: Sharing,
+        /// Whether it is sealed. One that is not is another's memory, and only ever mapped privately.
+        sealed: bool,
     },
     /// Do a piece of a chunk.
     Call {
@@ -176,12 +180,13 @@ impl ToWorker {
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Writer::default();
         match self {
-            Self::Start { worker, slots, line, memory_limit, initializer } => {
+            Self::Start { worker, slots, line, memory_limit, shelf, initializer } => {
                 out.u8(b'S').u32(worker.slot).u32(worker.generation).u32(*slots).u32(*line);
-                out.u64(*memory_limit).option(initializer.as_ref());
+                out.u64(*memory_limit).u64(*shelf).option(initializer.as_ref());
             }
-            Self::Segment { id, bytes, sharing } => {
-                out.u8(b'M').u32(id.0).u64(*bytes).u8(u8::from(*sharing == Sharing::Private));
+            Self::Segment { id, bytes, sharing, sealed } => {
+                out.u8(b'M').u32(id.0).u64(*bytes);
+                out.u8(u8::from(*sharing == Sharing::Private) | u8::from(!*sealed) << 1);
             }
             Self::Call { job, chunk, first, skip, items, retained, function, payload } => {
                 out.u8(b'C')
@@ -227,13 +232,17 @@ impl ToWorker {
                 slots: from.u32()?,
                 line: from.u32()?,
                 memory_limit: from.u64()?,
+                shelf: from.u64()?,
                 initializer: from.option()?,
             },
-            b'M' => Self::Segment {
-                id: SegmentId(from.u32()?),
-                bytes: from.u64()?,
-                sharing: if from.bool()? { Sharing::Private } else { Sharing::Shared },
-            },
+            b'M' => {
+                let (id, bytes, kind) = (SegmentId(from.u32()?), from.u64()?, from.u8()?);
+                if kind > 3 {
+                    return Err(Error::Malformed("unknown kind of segment"));
+                }
+                let sharing = if kind & 1 == 0 { Sharing::Shared } else { Sharing::Private };
+                Self::Segment { id, bytes, sharing, sealed: kind & 2 == 0 }
+            }
             b'C' => Self::Call {
                 job: JobId(from.u64()?),
                 chunk: ChunkId(from.u64()?),

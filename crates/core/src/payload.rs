@@ -12,13 +12,19 @@
 //!
 //! Nothing here knows pickle: a stream is bytes, a buffer is bytes.
 
+mod nearby;
+
 use crate::copying::Copying;
 use crate::error::{Error, Result};
+use crate::near::{self, Shelf};
 use forklift_shm::{Arena, Block, Draft, Release, Segment, SegmentId, Sharing, Span, View};
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+pub(crate) use nearby::open_near;
+pub use nearby::{Loaned, Neighbour};
 
 /// A payload of up to this many bytes in all travels inside its message, and so does a stream by itself: below it a copy through the socket costs
 /// less than a block's bookkeeping and release.
@@ -43,20 +49,21 @@ pub fn sharing_of(id: SegmentId) -> Sharing {
     if id.0 >= BROADCAST_SEGMENTS { Sharing::Private } else { Sharing::Shared }
 }
 
-/// Bytes of a segment, kept where they are for as long as this lives.
+/// Bytes of a segment, kept where they are for as long as this lives; or of this process, for a receiver that is in it, too.
 #[derive(Clone)]
 pub struct Loan {
-    segment: Arc<Segment>,
+    /// None for what has not to be mapped.
+    segment: Option<Arc<Segment>>,
     /// As the receiver is told.
     span: Span,
-    _keeper: Arc<dyn Send + Sync>,
+    keeper: Arc<dyn Send + Sync>,
 }
 
 impl Loan {
     /// All of a block of an arena of ours, under the arena's own name for it.
     #[must_use]
     pub fn of_block(block: Arc<Block>) -> Self {
-        Self { segment: Arc::clone(block.segment()), span: block.span(), _keeper: block }
+        Self { segment: Some(Arc::clone(block.segment())), span: block.span(), keeper: block }
     }
 
     /// A part of a block, which goes to the receiver for good: `offset` bytes from the block's start.
@@ -64,7 +71,7 @@ impl Loan {
     pub fn within_block(block: Arc<Block>, offset: u64, bytes: u64) -> Self {
         let Span { segment, offset: start, .. } = block.span();
         let span = Span { segment, offset: start + offset, bytes };
-        Self { segment: Arc::clone(block.segment()), span, _keeper: block }
+        Self { segment: Some(Arc::clone(block.segment())), span, keeper: block }
     }
 
     /// Bytes that lie in some segment for as long as `keeper` lives, and that others may see as well: the receiver
@@ -72,7 +79,7 @@ impl Loan {
     #[must_use]
     pub fn foreign(segment: Arc<Segment>, offset: u64, bytes: u64, keeper: Arc<dyn Send + Sync>) -> Self {
         let id = SegmentId(FOREIGN_SEGMENTS | (segment.serial() & !FOREIGN_SEGMENTS));
-        Self { segment, span: Span { segment: id, offset, bytes }, _keeper: keeper }
+        Self { segment: Some(segment), span: Span { segment: id, offset, bytes }, keeper }
     }
 
     /// The same foreign bytes for a receiver that is to change them where they lie. The receiver maps the segment once
@@ -93,10 +100,10 @@ impl Loan {
         self.span
     }
 
-    /// The segment to show to the receiver.
+    /// The segment to show to the receiver, unless it has the bytes without.
     #[must_use]
-    pub fn segment(&self) -> &Arc<Segment> {
-        &self.segment
+    pub fn segment(&self) -> Option<&Arc<Segment>> {
+        self.segment.as_ref()
     }
 }
 
@@ -113,6 +120,8 @@ pub enum Source<'a> {
     Copy(&'a [u8]),
     /// To be lent as it lies.
     Lend(Loan),
+    /// To be lent as it lies to a receiver that makes a copy, for which there has to be room as for one of ours.
+    Weigh(Loan),
 }
 
 /// Some bytes of a value at their sender.
@@ -121,6 +130,7 @@ enum Piece {
     Inline(Arc<[u8]>),
     Copied(Loan),
     Lent(Loan),
+    Weighed(Loan),
 }
 
 /// A value in the memory of the process that encoded it. Cheap to clone: clones share the blocks, which go back to
@@ -160,6 +170,8 @@ pub enum Bytes {
     View(View),
     /// They were moved to memory of this process's own.
     Moved(Moved),
+    /// They are an object's of this process.
+    Near(Loaned),
 }
 
 /// Bytes in a draft that is never sent: whoever holds it reads and writes it.
@@ -217,10 +229,13 @@ impl Payload {
         let stream_bytes: usize = stream.iter().map(|piece| piece.len()).sum();
         let copied = |buffer: &Source<'_>| match buffer {
             Source::Copy(bytes) => bytes.len(),
-            Source::Lend(_) => 0,
+            Source::Lend(_) | Source::Weigh(_) => 0,
         };
         let bytes = stream_bytes + buffers.iter().map(copied).sum::<usize>();
         let inline = bytes <= INLINE_BYTES_MAX;
+        let weighed =
+            |buffer: &Source<'_>| if let Source::Weigh(loan) = buffer { loan.span.bytes } else { 0 };
+        let weight = bytes as u64 + buffers.iter().map(weighed).sum::<u64>();
         let mut place = |pieces: &[&[u8]], length: usize, inline: bool| -> Result<Piece> {
             if inline || length == 0 {
                 return Ok(Piece::Inline(pieces.concat().into()));
@@ -237,15 +252,16 @@ impl Payload {
         let buffers = buffers.iter().map(|buffer| match buffer {
             Source::Copy(bytes) => place(&[bytes], bytes.len(), inline),
             Source::Lend(loan) => Ok(Piece::Lent(loan.clone())),
+            Source::Weigh(loan) => Ok(Piece::Weighed(loan.clone())),
         });
         let buffers = buffers.collect::<Result<_>>()?;
         // The stream of an array or frame is short.
         let stream = place(stream, stream_bytes, stream_bytes <= INLINE_BYTES_MAX)?;
-        Ok(Self { stream, buffers, bytes: bytes as u64, packing: begun.elapsed() })
+        Ok(Self { stream, buffers, bytes: weight, packing: begun.elapsed() })
     }
 
     /// The weight of the value: bytes that were copied into blocks or travel in messages. What is lent weighs nothing,
-    /// since it takes no memory that would not be taken otherwise.
+    /// since it takes no memory that would not be taken otherwise, unless its receiver copies it.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.bytes
@@ -260,8 +276,24 @@ impl Payload {
     /// How many bytes of the value are lent as they lie.
     #[must_use]
     pub fn lent_bytes(&self) -> u64 {
-        let lent = |piece: &Piece| if let Piece::Lent(loan) = piece { loan.span.bytes } else { 0 };
+        let lent = |piece: &Piece| match piece {
+            Piece::Lent(loan) | Piece::Weighed(loan) => loan.span.bytes,
+            Piece::Inline(_) | Piece::Copied(_) => 0,
+        };
         self.buffers.iter().map(lent).sum()
+    }
+
+    /// How many bytes of the value travel inside its message.
+    #[must_use]
+    pub fn message_bytes(&self) -> u64 {
+        let inline = |piece: &Piece| if let Piece::Inline(bytes) = piece { bytes.len() as u64 } else { 0 };
+        std::iter::once(&self.stream).chain(&self.buffers).map(inline).sum()
+    }
+
+    /// How many bytes the value has, whatever way they take.
+    #[must_use]
+    pub fn total_bytes(&self) -> u64 {
+        self.message_bytes() + self.copied_bytes() + self.lent_bytes()
     }
 
     /// How many bytes of the value were copied into blocks.
@@ -287,7 +319,7 @@ impl Payload {
     pub fn outline(&self) -> Outline {
         let part = |piece: &Piece| match piece {
             Piece::Inline(bytes) => Part::Inline(bytes.to_vec()),
-            Piece::Copied(loan) | Piece::Lent(loan) => Part::Span(loan.span),
+            Piece::Copied(loan) | Piece::Lent(loan) | Piece::Weighed(loan) => Part::Span(loan.span),
         };
         Outline { stream: part(&self.stream), buffers: self.buffers.iter().map(part).collect() }
     }
@@ -302,7 +334,7 @@ impl Piece {
     fn loan(&self) -> Option<&Loan> {
         match self {
             Piece::Inline(_) => None,
-            Piece::Copied(loan) | Piece::Lent(loan) => Some(loan),
+            Piece::Copied(loan) | Piece::Lent(loan) | Piece::Weighed(loan) => Some(loan),
         }
     }
 }
@@ -317,14 +349,27 @@ pub struct Loans {
 impl Loans {
     /// Notes that the peer is about to be told of these bytes.
     pub fn lend(&mut self, payload: &Payload) {
+        payload.loans().for_each(|loan| self.enter(loan));
+    }
+
+    /// As [`Loans::lend`]; what the peer finds on the table goes to the shelf, from which the peer takes it.
+    pub(crate) fn lend_beside(&mut self, payload: &Payload, shelf: &Shelf) {
         for loan in payload.loans() {
-            let span = loan.span;
-            let entry = self.loans.entry((span.segment, span.offset)).or_insert_with(|| {
-                self.bytes += span.bytes;
-                (loan.clone(), 0)
-            });
-            entry.1 += 1;
+            if near::is_near(loan.span.segment) {
+                shelf.put(loan.span, Arc::clone(&loan.keeper));
+            } else {
+                self.enter(loan);
+            }
         }
+    }
+
+    fn enter(&mut self, loan: &Loan) {
+        let span = loan.span;
+        let entry = self.loans.entry((span.segment, span.offset)).or_insert_with(|| {
+            self.bytes += span.bytes;
+            (loan.clone(), 0)
+        });
+        entry.1 += 1;
     }
 
     /// The peer gave something back. A span that it never held is garbage and is ignored.
@@ -386,13 +431,23 @@ impl Atlas {
         self.segments.get(&id).ok_or(Error::Malformed("span in an unknown segment"))
     }
 
-    /// Opens a value that a message outlined; `owner` says whom to tell of the end of a view.
+    /// Opens a value that a message outlined; `owner` says whom to tell of the end of a view. What a peer in this process
+    /// has sent lies on the shelf.
     ///
     /// # Errors
     /// As [`Atlas::view`].
-    pub fn open(&self, outline: Outline, owner: &dyn Fn(Span) -> Arc<dyn Release>) -> Result<Parcel> {
+    pub(crate) fn open(
+        &self,
+        outline: Outline,
+        shelf: &Shelf,
+        owner: &dyn Fn(Span) -> Arc<dyn Release>,
+    ) -> Result<Parcel> {
         let open = |part: Part| match part {
             Part::Inline(bytes) => Ok(Bytes::Inline(bytes.into())),
+            Part::Span(span) if near::is_near(span.segment) => {
+                let _ticket = shelf.take(span).ok_or(Error::Malformed("what nobody has put on the shelf"))?;
+                open_near(span, owner(span))
+            }
             Part::Span(span) => self.view(span, &owner(span)).map(Bytes::View),
         };
         Ok(Parcel {
@@ -421,13 +476,18 @@ impl Bytes {
             Bytes::Inline(bytes) => bytes,
             Bytes::View(view) => view.as_slice(),
             Bytes::Moved(moved) => moved.draft.as_deref().unwrap_or_default(),
+            Bytes::Near(loaned) => loaned.object().bytes(),
         }
     }
 
-    /// Where they start, for whoever lends them on as writable memory.
+    /// Where they start, for whoever lends them on as writable memory. Those of an object are copied for that.
     #[must_use]
     pub fn as_mut_ptr(&mut self) -> *mut u8 {
+        if let Bytes::Near(loaned) = self {
+            *self = Bytes::Inline(loaned.object().bytes().into());
+        }
         match self {
+            Bytes::Near(_) => std::ptr::null_mut(),
             Bytes::Inline(bytes) => bytes.as_mut_ptr(),
             Bytes::View(view) => view.as_ptr(),
             Bytes::Moved(moved) => moved.draft.as_mut().map_or(std::ptr::null_mut(), Draft::as_mut_ptr),

@@ -10,12 +10,14 @@ use crate::event::Spent;
 use crate::footprint::Footprint;
 use crate::id::{ChunkId, JobId, Time, WorkerId};
 use crate::message::{ToParent, ToWorker, VERSION};
+use crate::near::Shelf;
 use crate::payload::{Loans, Parcel, Payload};
 use crate::telemetry::{Shift, clock};
-use forklift_shm::{Arena, ArenaLimits, Ledger, Mark, Phase, Scoreboard, Segment, SegmentId};
+use forklift_shm::{Arena, ArenaLimits, Ledger, Mark, Phase, Scoreboard, Segment, SegmentId, Sharing};
 use rustix::event::EventfdFlags;
 use rustix::fd::{AsFd, OwnedFd};
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// While the parent's blocks are in use here, an idle worker looks this often whether some were given up meanwhile
@@ -134,6 +136,8 @@ pub struct Station {
     arena: Arena,
     announced: HashSet<SegmentId>,
     loans: Loans,
+    /// Of one in the parent's own process.
+    shelf: Option<Arc<Shelf>>,
     mark: Option<Mark>,
     idle_since: Option<Instant>,
     /// Since when it waits for work, and how long sending the last answer took.
@@ -163,6 +167,7 @@ impl Station {
             arena: Arena::new(ArenaLimits::default()),
             announced: HashSet::new(),
             loans: Loans::default(),
+            shelf: None,
             mark: None,
             idle_since: None,
             allowance: None,
@@ -276,7 +281,7 @@ impl Station {
 
     fn obey(&mut self, message: ToWorker, descriptors: Vec<OwnedFd>) -> Result<Option<Order>> {
         match message {
-            ToWorker::Start { worker, slots, line, memory_limit, initializer } => {
+            ToWorker::Start { worker, slots, line, memory_limit, shelf, initializer } => {
                 let file = descriptors.into_iter().next().ok_or(Error::Malformed("no scoreboard"))?;
                 let board = Scoreboard::open(file, slots)?;
                 if line >= slots {
@@ -284,6 +289,7 @@ impl Station {
                 }
                 self.mark = Some(board.writer(line));
                 self.worker = Some(worker);
+                self.shelf = Shelf::find(shelf);
                 if memory_limit > 0 {
                     let footprint = Footprint::of(None);
                     let (looked, outgrown) = (Time::default(), false);
@@ -292,9 +298,13 @@ impl Station {
                 let initializer = initializer.map(|outline| self.holdings.open(outline)).transpose()?;
                 Ok(Some(Order::Start { initializer }))
             }
-            ToWorker::Segment { id, bytes, sharing } => {
+            ToWorker::Segment { id, bytes, sharing, sealed } => {
                 let file = descriptors.into_iter().next().ok_or(Error::Malformed("no segment"))?;
-                self.holdings.add(id, Segment::open(file, bytes, sharing)?);
+                let segment = match (sharing, sealed) {
+                    (Sharing::Private, false) => Segment::open_unsealed(file, Some(bytes))?,
+                    _ => Segment::open(file, bytes, sharing)?,
+                };
+                self.holdings.add(id, segment);
                 Ok(None)
             }
             ToWorker::Call { chunk, .. }
@@ -455,13 +465,18 @@ impl Station {
     /// Keeps what the parent is about to be told of, and shows it the segments it lies in.
     fn lend(&mut self, payload: &Payload) -> Result<()> {
         for loan in payload.loans() {
-            let (id, segment) = (loan.span().segment, loan.segment());
-            if self.announced.insert(id) {
+            let id = loan.span().segment;
+            if let Some(segment) = loan.segment()
+                && self.announced.insert(id)
+            {
                 let message = ToParent::Segment { id, bytes: segment.bytes() };
                 self.channel.send(&message.encode(), &[segment.fd()])?;
             }
         }
-        self.loans.lend(payload);
+        match &self.shelf {
+            Some(shelf) => self.loans.lend_beside(payload, shelf),
+            None => self.loans.lend(payload),
+        }
         Ok(())
     }
 

@@ -48,6 +48,14 @@ pub(crate) fn examine(fd: &OwnedFd, bytes: u64, mapped_bytes: u64) -> Result<()>
     Ok(())
 }
 
+/// How many bytes of a file are in whole pages of it: no more than these can be mapped without a part beyond its end.
+pub(crate) fn whole_pages_of(fd: &OwnedFd) -> Result<u64> {
+    let status =
+        rustix::fs::fstat(fd).map_err(|errno| Error::system("examine a file of another's", 0, errno))?;
+    let found = u64::try_from(status.st_size).unwrap_or(0);
+    Ok(found / page_bytes() * page_bytes())
+}
+
 /// Creates an empty memory file, and says whether it can be sealed.
 pub(crate) fn create_file(name: &str, bytes: u64) -> Result<(OwnedFd, bool)> {
     let failed = |errno| Error::system("create a memory file", bytes, errno);

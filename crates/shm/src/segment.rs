@@ -14,8 +14,8 @@
 //! # Invariants
 //! - `base` is the address of a mapping of exactly `bytes` bytes which lives as long as the value, readable and
 //!   writable, and never moved or partly unmapped.
-//! - The file cannot become shorter than the mapping (it is sealed, or, where there are no seals, trusted), so that
-//!   reading the mapping never ends in SIGBUS.
+//! - The file cannot become shorter than the mapping (it is sealed, or, where there are no seals or it is
+//!   [another's](Segment::open_unsealed), trusted), so that reading the mapping never ends in SIGBUS.
 //! - A page is in at most one [`Claim`] at a time.
 //!
 //! # Limitations
@@ -85,6 +85,7 @@ pub struct Segment {
     base: NonNull<u8>,
     bytes: u64,
     sharing: Sharing,
+    sealed: bool,
     /// Shared with the other mappings of the file that were made [again](Segment::again).
     fd: Arc<OwnedFd>,
     serial: u32,
@@ -170,13 +171,34 @@ impl Segment {
         Self::map(Arc::new(fd), mapped_bytes, sharing)
     }
 
+    /// Maps a memory file that is neither ours nor a peer's, privately: what is written here reaches nobody. Whole pages of
+    /// it, `bytes` or as many as it has.
+    ///
+    /// Such a file is not sealed. That its owner does not cut it short has to be trusted, as all do who map it.
+    ///
+    /// # Errors
+    /// [`Error::Foreign`] when the file is shorter; [`Error::System`] and [`Error::OutOfRange`] as for
+    /// [`create`](Self::create).
+    pub fn open_unsealed(fd: OwnedFd, bytes: Option<u64>) -> Result<Arc<Self>> {
+        let found = file::whole_pages_of(&fd)?;
+        let bytes = bytes.unwrap_or(found);
+        if bytes > found {
+            return Err(Error::Foreign {
+                announced_bytes: bytes,
+                found_bytes: found,
+                reason: "it is shorter than announced",
+            });
+        }
+        Self::map_as(Arc::new(fd), whole_pages(bytes)?, Sharing::Private, false)
+    }
+
     /// Maps the same file once more, in the same way. In a private mapping nothing shows of what was written through
     /// another one. Takes no descriptor.
     ///
     /// # Errors
     /// [`Error::System`] when the system has no address space, or no mapping, left.
     pub fn again(&self) -> Result<Arc<Self>> {
-        Self::map(Arc::clone(&self.fd), self.bytes, self.sharing)
+        Self::map_as(Arc::clone(&self.fd), self.bytes, self.sharing, self.sealed)
     }
 
     /// The descriptor of the memory file, to be sent to a peer.
@@ -192,6 +214,11 @@ impl Segment {
     /// Who sees what this process writes into the segment.
     pub fn sharing(&self) -> Sharing {
         self.sharing
+    }
+
+    /// Whether a peer that gets the descriptor may ask for seals; see [`open_unsealed`](Self::open_unsealed).
+    pub fn is_sealed(&self) -> bool {
+        self.sealed
     }
 
     /// A number that no other segment of this process has, whoever owns it: by it a process can name to one peer a
@@ -391,8 +418,13 @@ impl Segment {
         Ok(Claim { segment: Arc::clone(self), pages })
     }
 
-    /// Maps the file; `bytes` is whole pages and not more than the file has.
+    /// Maps a file that is sealed, or could not be.
     fn map(fd: Arc<OwnedFd>, bytes: u64, sharing: Sharing) -> Result<Arc<Self>> {
+        Self::map_as(fd, bytes, sharing, true)
+    }
+
+    /// Maps the file; `bytes` is whole pages and not more than the file has.
+    fn map_as(fd: Arc<OwnedFd>, bytes: u64, sharing: Sharing, sealed: bool) -> Result<Arc<Self>> {
         let flags = match sharing {
             Sharing::Shared => MapFlags::SHARED,
             Sharing::Private => MapFlags::PRIVATE,
@@ -414,7 +446,7 @@ impl Segment {
         let base = NonNull::new(base.cast::<u8>())
             .ok_or_else(|| Error::system("map a memory file", bytes, Errno::NOMEM))?;
         let serial = SERIALS.fetch_add(1, Ordering::Relaxed);
-        let segment = Arc::new(Self { base, bytes, sharing, fd, serial, claimed: Mutex::default() });
+        let segment = Arc::new(Self { base, bytes, sharing, sealed, fd, serial, claimed: Mutex::default() });
         if sharing == Sharing::Shared {
             let mut known = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
             known.retain(|segment| segment.strong_count() > 0);

@@ -67,6 +67,7 @@ impl Driver {
             slots: SCOREBOARD_LINES,
             line,
             memory_limit: self.worker_memory_limit.unwrap_or(0),
+            shelf: worker.shelf.number(),
             initializer: self.initializer.as_ref().map(|payload| payload.outline()),
         };
         let board = self.scoreboard.fd().try_clone_to_owned().map_err(|error| Error::System {
@@ -346,8 +347,7 @@ impl Driver {
                     let message_bytes = parcel.message_bytes();
                     let copied_bytes = (parcel.bytes() - message_bytes).saturating_sub(handed_bytes);
                     let share = |chunk: &Chunk| {
-                        (chunk.payload.bytes() + chunk.payload.lent_bytes()) * u64::from(items)
-                            / u64::from(chunk.items.max(1))
+                        chunk.payload.total_bytes() * u64::from(items) / u64::from(chunk.items.max(1))
                     };
                     job.recorder.answered(&Reply {
                         worker: id,

@@ -21,19 +21,19 @@ fn outline() -> impl Strategy<Value = Outline> {
 
 fn to_worker() -> impl Strategy<Value = ToWorker> {
     prop_oneof![
-        (any::<[u32; 4]>(), any::<u64>(), prop::option::of(outline())).prop_map(
-            |([slot, generation, slots, line], memory_limit, initializer)| ToWorker::Start {
+        (any::<[u32; 4]>(), any::<[u64; 2]>(), prop::option::of(outline())).prop_map(
+            |([slot, generation, slots, line], [memory_limit, shelf], initializer)| ToWorker::Start {
                 worker: WorkerId { slot, generation },
                 slots,
                 line,
                 memory_limit,
+                shelf,
                 initializer
             }
         ),
-        (any::<u32>(), any::<u64>(), any::<bool>()).prop_map(|(id, bytes, private)| ToWorker::Segment {
-            id: SegmentId(id),
-            bytes,
-            sharing: if private { Sharing::Private } else { Sharing::Shared }
+        (any::<u32>(), any::<u64>(), any::<[bool; 2]>()).prop_map(|(id, bytes, [private, sealed])| {
+            let sharing = if private { Sharing::Private } else { Sharing::Shared };
+            ToWorker::Segment { id: SegmentId(id), bytes, sharing, sealed }
         }),
         (any::<[u64; 3]>(), any::<[u32; 2]>(), any::<bool>(), prop::option::of(outline()), outline())
             .prop_map(|([job, chunk, first], [skip, items], retained, function, payload)| {

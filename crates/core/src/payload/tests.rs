@@ -14,7 +14,7 @@ fn receive(arena: &Arena, payload: &Payload) -> Parcel {
         let mapped = Segment::open(file, segment.bytes(), forklift_shm::Sharing::Shared).unwrap();
         atlas.add(id, mapped);
     }
-    atlas.open(payload.outline(), &|_| Arc::new(Nobody)).unwrap()
+    atlas.open(payload.outline(), &Shelf::new(), &|_| Arc::new(Nobody)).unwrap()
 }
 
 fn sources<'a>(buffers: &[&'a [u8]]) -> Vec<Source<'a>> {
@@ -103,5 +103,70 @@ fn what_a_peer_never_announced_is_refused() {
     impl Release for Nobody {
         fn release(&self, _: Span) {}
     }
-    assert!(Atlas::default().open(outline, &|_| Arc::new(Nobody)).is_err());
+    assert!(Atlas::default().open(outline, &Shelf::new(), &|_| Arc::new(Nobody)).is_err());
+}
+
+struct Bystander(Vec<u8>);
+
+impl Neighbour for Bystander {
+    fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// Counts what it is told of.
+#[derive(Default)]
+struct Owner(std::sync::Mutex<Vec<Span>>);
+
+impl Release for Owner {
+    fn release(&self, span: Span) {
+        self.0.lock().unwrap().push(span);
+    }
+}
+
+#[test]
+fn what_is_shown_is_weighed_and_not_copied() {
+    let arena = Arena::new(ArenaLimits::default());
+    let object: Arc<dyn Neighbour> = Arc::new(Bystander(vec![3; 50_000]));
+    let loan = Loan::of_neighbour(Arc::clone(&object));
+    let payload = Payload::pack(&arena, &[b"abc"], &[Source::Weigh(loan)]).unwrap();
+    assert_eq!((payload.bytes(), payload.lent_bytes(), payload.copied_bytes()), (50_003, 50_000, 0));
+    assert_eq!((payload.total_bytes(), arena.usage().allocations), (50_003, 0));
+    assert!(!payload.mutable(), "whoever gets it copies it");
+    let span = payload.loans().next().unwrap().span();
+    let owner = Arc::new(Owner::default());
+    // It can be sent again, when the first receiver has died.
+    for _ in 0..2 {
+        let mut received = open_near(span, owner.clone()).unwrap();
+        assert_eq!(received.as_slice().as_ptr(), object.bytes().as_ptr());
+        assert_ne!(received.as_mut_ptr().cast_const(), object.bytes().as_ptr(), "nobody writes to it");
+        assert_eq!(received.as_slice(), object.bytes());
+    }
+    assert_eq!(owner.0.lock().unwrap()[..], [span, span]);
+    drop(payload);
+    assert_eq!(Arc::strong_count(&object), 1);
+    assert!(matches!(open_near(span, owner), Err(Error::Gone)));
+}
+
+#[test]
+fn what_was_received_is_taken_over_once() {
+    let (home, arena) = (Arena::new(ArenaLimits::default()), Arena::new(ArenaLimits::default()));
+    let block = home.allocate(50_000).unwrap().seal();
+    let (inner, outer) = (Arc::new(Owner::default()), Arc::new(Owner::default()));
+    let view = View::new(block.segment(), block.span(), inner.clone()).unwrap();
+    let address = view.as_ptr();
+    let loan = Loan::of_received(Bytes::View(view));
+    let payload = Payload::pack(&arena, &[b"abc"], &[Source::Lend(loan)]).unwrap();
+    let shelf = Shelf::new();
+    let mut loans = Loans::default();
+    loans.lend_beside(&payload, &shelf);
+    assert!(loans.is_empty());
+    let outline = payload.outline();
+    drop(payload);
+    let mut parcel = Atlas::default().open(outline.clone(), &shelf, &|_| outer.clone()).unwrap();
+    assert_eq!((parcel.buffers[0].as_mut_ptr(), parcel.lent_bytes()), (address, 50_000));
+    assert!(Atlas::default().open(outline, &shelf, &|_| outer.clone()).is_err(), "it is gone");
+    assert!(inner.0.lock().unwrap().is_empty());
+    drop(parcel);
+    assert_eq!((inner.0.lock().unwrap().len(), outer.0.lock().unwrap().len()), (1, 1));
 }

@@ -74,13 +74,12 @@ fn to_worker() -> BoxedStrategy<ToWorker> {
         1 => (any::<[u32; 2]>(), small(), small(), number(), prop::option::of(outline())).prop_map(
             |(id, slots, line, memory_limit, initializer)| {
                 let worker = WorkerId { slot: id[0], generation: id[1] };
-                ToWorker::Start { worker, slots, line, memory_limit, initializer }
+                ToWorker::Start { worker, slots, line, memory_limit, shelf: memory_limit, initializer }
             }
         ),
-        4 => (segment(), number(), any::<bool>()).prop_map(|(id, bytes, private)| ToWorker::Segment {
-            id,
-            bytes,
-            sharing: if private { Sharing::Private } else { Sharing::Shared }
+        4 => (segment(), number(), any::<[bool; 2]>()).prop_map(|(id, bytes, [private, sealed])| {
+            let sharing = if private { Sharing::Private } else { Sharing::Shared };
+            ToWorker::Segment { id, bytes, sharing, sealed }
         }),
         4 => (number(), number(), number(), small(), small(), prop::option::of(outline()), outline()).prop_map(
             |(job, chunk, first, skip, items, function, payload)| ToWorker::Call {

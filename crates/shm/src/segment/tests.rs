@@ -91,3 +91,18 @@ fn lines_are_bounded() {
     let words = Words::new(&Segment::create(1).unwrap()).unwrap();
     words.line(page_bytes() as usize / size_of::<Line>());
 }
+
+#[test]
+fn the_file_of_another_is_mapped_as_far_as_it_has_pages() {
+    let page = page_bytes();
+    let file = tempfile::tempfile().unwrap();
+    file.set_len(3 * page + 8).unwrap();
+    let open = |bytes| Segment::open_unsealed(file.try_clone().unwrap().into(), bytes);
+    let whole = open(None).unwrap();
+    assert_eq!((whole.bytes(), whole.sharing(), whole.is_sealed()), (3 * page, Sharing::Private, false));
+    assert!(!whole.again().unwrap().is_sealed());
+    assert_eq!(open(Some(2 * page)).unwrap().bytes(), 2 * page);
+    assert!(matches!(open(Some(4 * page)), Err(Error::Foreign { .. })));
+    let refused = Segment::open(file.into(), 3 * page, Sharing::Private);
+    assert!(refused.is_err(), "as a peer's it would have to be sealed");
+}

@@ -1,0 +1,107 @@
+//! Parts of a value for a receiver in the sender's own process: see [`near`](crate::near).
+
+use super::{Bytes, Loan};
+use crate::error::{Error, Result};
+use crate::near::{self, Ticket};
+use forklift_shm::{Release, Span, View};
+use std::any::Any;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// An object of this process whose bytes a receiver in this process is to have as they lie.
+pub trait Neighbour: Any + Send + Sync {
+    /// Its bytes, which stay as they are for as long as it lives.
+    fn bytes(&self) -> &[u8];
+}
+
+/// What a receiver in this process finds [on the table](crate::near).
+enum Near {
+    Object(Arc<dyn Neighbour>),
+    /// For whoever takes them first.
+    Bytes(Mutex<Option<Bytes>>),
+}
+
+impl Loan {
+    /// An object of this process, for a receiver in it, which can be told of it several times.
+    #[must_use]
+    pub fn of_neighbour(object: Arc<dyn Neighbour>) -> Self {
+        let bytes = object.bytes().len() as u64;
+        Self::near(Near::Object(object), bytes)
+    }
+
+    /// Bytes that this process has received, for a receiver in it, which takes them over.
+    #[must_use]
+    pub fn of_received(bytes: Bytes) -> Self {
+        let length = bytes.as_slice().len() as u64;
+        Self::near(Near::Bytes(Mutex::new(Some(bytes))), length)
+    }
+
+    fn near(near: Near, bytes: u64) -> Self {
+        let ticket = Ticket::new(Arc::new(near));
+        Self { segment: None, span: ticket.span(bytes), keeper: Arc::new(ticket) }
+    }
+}
+
+/// An object of this process that its sender lent.
+pub struct Loaned {
+    object: Arc<dyn Neighbour>,
+    span: Span,
+    owner: Arc<dyn Release>,
+}
+
+impl Loaned {
+    /// The object.
+    #[must_use]
+    pub fn object(&self) -> &dyn Neighbour {
+        &*self.object
+    }
+}
+
+impl Drop for Loaned {
+    fn drop(&mut self) {
+        self.owner.release(self.span);
+    }
+}
+
+impl fmt::Debug for Loaned {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_tuple("Loaned").field(&self.span).finish()
+    }
+}
+
+/// A view that was handed over within this process: there are two to be told of its end.
+struct Passed {
+    #[expect(dead_code, reason = "ends with this")]
+    view: View,
+    span: Span,
+    owner: Arc<dyn Release>,
+}
+
+impl Release for Passed {
+    fn release(&self, _: Span) {
+        self.owner.release(self.span);
+    }
+}
+
+/// What a sender in this process lent under this name; `owner` is told when it is not used any more.
+///
+/// # Errors
+/// [`Error::Gone`] if it is not there any more, and so its sender has done with whoever asks.
+pub(crate) fn open_near(span: Span, owner: Arc<dyn Release>) -> Result<Bytes> {
+    let thing = near::find(span);
+    match thing.as_ref().and_then(|thing| thing.downcast_ref::<Near>()) {
+        Some(Near::Object(object)) => Ok(Bytes::Near(Loaned { object: Arc::clone(object), span, owner })),
+        Some(Near::Bytes(bytes)) => match bytes.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            Some(Bytes::View(view)) => {
+                let (segment, place) = (Arc::clone(view.segment()), view.span());
+                Ok(Bytes::View(View::new(&segment, place, Arc::new(Passed { view, span, owner }))?))
+            }
+            Some(bytes) => {
+                owner.release(span);
+                Ok(bytes)
+            }
+            None => Err(Error::Malformed("bytes that were taken over before")),
+        },
+        None => Err(Error::Gone),
+    }
+}
