@@ -24,6 +24,25 @@ class Parcel:
 
     def __init__(self, stream: Any, buffers: list[Any]) -> None: ...
 
+class Store:
+    """Memory of an engine's object store that this process has mapped, to be lent on without a copy."""
+
+    held_bytes: int
+    """Bytes that are held now."""
+
+    def __init__(self, file: int, start: int, limit: int) -> None:
+        """Takes over a descriptor of the store's file, which the engine has mapped at the address `start`. No more than
+        `limit` bytes are held at a time.
+        """
+
+def let_go(timeout: float) -> None:
+    """Waits up to `timeout` seconds until something of a store was let go of, by a thread that could not tell the
+    engine, and has the engine told.
+    """
+
+def place_of(parcel: Parcel) -> int:
+    """Where the largest buffer of a parcel lies, if it is one that would be lent; else 0."""
+
 class Relay:
     """The worker's end of a channel, for a thread that stands in for a worker elsewhere."""
 
@@ -49,9 +68,10 @@ class Relay:
         begun: int,
         waited: float,
         crossing: float,
+        store: Store | None,
     ) -> None:
         """Answers the next items of a piece. `spent`: seconds of decoding, calling, encoding there; `begun` and
-        `waited` of the call; `crossing`: seconds of the way there and back.
+        `waited` of the call; `crossing`: seconds of the way there and back. What lies in `store` stays there.
         """
     def note(self, at: tuple[int, int] | None) -> None:
         """Shows onlookers what the worker elsewhere is at: the first open item of a job, or nothing."""
@@ -163,9 +183,18 @@ class Job:
         """Nobody will take the results: they are dropped as they come, and the job runs to its end."""
     def submit_one(self, item: Any) -> int:
         """Submits one item, as its own chunk, without waiting for credit: `apply`. Returns its weight in bytes."""
-    def submit_parcel(self, parcel: Parcel, first: int, count: int, lead: int, retained: bool) -> None:
+    def submit_parcel(
+        self,
+        parcel: Parcel,
+        first: int,
+        count: int,
+        lead: int,
+        retained: bool,
+        store: Store | None = None,
+    ) -> None:
         """Submits a chunk that was encoded elsewhere, the only one of its job: of `lead` and `count` items, those after
         the first `lead` are to be done, and the first of these is called `first`. What `take_parcel` gives is for it.
+        What lies in `store` is lent from there.
         """
     def take_parcel(
         self, parcel: Parcel
@@ -253,9 +282,12 @@ class Pool:
         consumer, at most `buffersize` items ahead of it (0: bytes alone count); `apply` jobs that follow one
         another share a record; `sharing`: whether items are looked through for what they share.
         """
-    def share(self, value: Any, one_object: bool = True, key: int | None = None) -> int:
+    def share(
+        self, value: Any, one_object: bool = True, key: int | None = None, store: Store | None = None
+    ) -> int:
         """Sends a value once to each worker that may need it, from now on until `unshare`; returns its key. A
         worker has one object for all its calls, or, without `one_object`, builds one for each over the same memory.
+        What lies in `store` is lent from there.
         """
     def unshare(self, key: int) -> None:
         """Drops a shared value everywhere."""

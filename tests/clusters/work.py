@@ -97,3 +97,29 @@ def squares(block: np.ndarray) -> np.ndarray:
 
 def blob(number: int) -> np.ndarray:
     return np.full(250_000, float(number))
+
+
+def filled_with_sum(array: np.ndarray) -> np.ndarray:
+    """Write to all of it, and return it."""
+    array[:] = array.sum()
+    return array
+
+
+_kept: list[np.ndarray] = []
+
+
+def keep(array: np.ndarray) -> int:
+    array *= -1
+    _kept.append(array)
+    return os.getpid()
+
+
+def kept(_: Any) -> tuple[int, list[float]]:
+    """Return what this process has kept, each by its value."""
+    assert all((array == array[0]).all() for array in _kept)
+    return os.getpid(), [float(array[0]) for array in _kept]
+
+
+def forget(_: Any) -> tuple[int, None]:
+    _kept.clear()
+    return os.getpid(), None

@@ -86,6 +86,8 @@ struct Mappings {
     segments: HashMap<SegmentId, Vec<Mapping>>,
     /// How many there are beyond one for each.
     extra: usize,
+    /// There are no new views any more.
+    closed: bool,
 }
 
 struct Mapping {
@@ -107,6 +109,9 @@ impl Mapping {
 impl Mappings {
     /// The mapping in which a view of these pages may live, where they are its own from now on; or none.
     fn place(&mut self, span: Span, pages: &Range<u64>) -> Option<Arc<Segment>> {
+        if self.closed {
+            return None;
+        }
         let mappings = self.segments.get_mut(&span.segment)?;
         let free = mappings.iter().position(|mapping| mapping.is_free(pages));
         let index = free.unwrap_or(mappings.len());
@@ -156,6 +161,24 @@ impl Commons {
         let commons = Self::default();
         commons.add(SegmentId(0), segment);
         Arc::new(commons)
+    }
+
+    /// The file is about to be another's. All views become this process's own memory, and there are no new ones: what is
+    /// opened is a copy.
+    ///
+    /// # Errors
+    /// [`Error::Memory`](crate::Error::Memory) when that is not possible. It is tried for all.
+    pub fn detach(&self) -> Result<()> {
+        let mut mappings = self.mappings();
+        mappings.closed = true;
+        let mut outcome = Ok(());
+        for Mapping { segment, views } in mappings.segments.values().flatten() {
+            let page = segment.bytes() / segment.pages(0, segment.bytes())?.end;
+            for (&first, &end) in views {
+                outcome = outcome.and(segment.detach(first * page, (end - first) * page).map_err(Into::into));
+            }
+        }
+        outcome
     }
 
     /// Takes in a segment that is mapped privately.
@@ -395,6 +418,23 @@ mod tests {
         assert_eq!(holdings.commons.mappings().extra, SPARE_MAPPINGS_MAX);
         drop(last);
         assert_eq!(mappings(&holdings), 1 + SPARE_MAPPINGS_MAX);
+    }
+
+    #[test]
+    fn what_is_detached_stays_as_it_was() {
+        let ours = Segment::create(1 << 20).unwrap();
+        let write = |word: &[u8; 4]| assert_eq!(rustix::io::pwrite(ours.fd(), word, 1 << 17), Ok(4));
+        write(b"word");
+        let file = ours.fd().try_clone_to_owned().unwrap();
+        let theirs = Segment::open(file, ours.bytes(), Sharing::Private).unwrap();
+        let commons = Commons::of_segment(Arc::clone(&theirs));
+        let open = || commons.open_within(&theirs, 1 << 17, LARGE, Arc::new(())).unwrap();
+        let views = [open(), open()];
+        commons.detach().unwrap();
+        write(b"else");
+        assert!(views.iter().all(|view| &view.as_slice()[..4] == b"word"));
+        let late = open();
+        assert!(matches!(late, Bytes::Inline(_)) && &late.as_slice()[..4] == b"else");
     }
 
     #[test]

@@ -2,11 +2,13 @@
 //! UNSAFE: addresses of received memory, and slices of Python's buffers.
 
 use crate::numpy_heap;
-use forklift_core::payload::{Bytes, Loan};
+use forklift_core::payload::{Bytes, Loan, Neighbour};
+use forklift_shm::Sharing;
 use pyo3::buffer::PyUntypedBuffer;
 use pyo3::exceptions::PyBufferError;
 use pyo3::ffi;
 use pyo3::prelude::*;
+use pyo3::types::PyMemoryView;
 use std::collections::BTreeMap;
 use std::ffi::c_int;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -64,7 +66,8 @@ impl Buffer {
     /// Takes over received bytes that may be lent on.
     pub(crate) fn new_lendable(bytes: Bytes) -> Self {
         let buffer = Self::new(bytes);
-        if matches!(*buffer.bytes, Bytes::View(_)) {
+        // What is written to a private mapping is not in the file that would be lent.
+        if matches!(&*buffer.bytes, Bytes::View(view) if view.segment().sharing() == Sharing::Shared) {
             received().insert(buffer.start.addr(), Arc::downgrade(&buffer.bytes));
         }
         buffer
@@ -158,6 +161,48 @@ impl Lent {
         let filled =
             unsafe { ffi::PyBuffer_FillInfo(view, slf.as_ptr(), buffer.buf_ptr(), length, 0, flags) };
         if filled == 0 { Ok(()) } else { Err(PyErr::fetch(slf.py())) }
+    }
+}
+
+/// Memory of a Python object, kept where it is. Nobody but this has the view, so nobody can release it.
+pub(crate) struct Neighbouring {
+    view: Py<PyMemoryView>,
+    start: *const u8,
+    length: usize,
+}
+
+// SAFETY:
+// - `start` points into memory that the view keeps from being freed, moved or resized; it is only read through here.
+// - The view is only touched by whoever has the interpreter's lock, and may be dropped in any thread.
+unsafe impl Send for Neighbouring {}
+// SAFETY: as above; the struct itself is never changed.
+unsafe impl Sync for Neighbouring {}
+
+impl Neighbouring {
+    /// The memory of an object that it offers whole; none if it is not contiguous.
+    pub(crate) fn of(object: &Bound<'_, PyAny>) -> PyResult<Option<Self>> {
+        let view = PyMemoryView::from(object)?;
+        let buffer = PyUntypedBuffer::get(&view)?;
+        let Some(bytes) = memory(&buffer) else { return Ok(None) };
+        let (start, length) = (bytes.as_ptr(), bytes.len());
+        Ok(Some(Self { view: view.unbind(), start, length }))
+    }
+
+    /// The view, for one who only reads.
+    pub(crate) fn view(&self) -> &Py<PyMemoryView> {
+        &self.view
+    }
+}
+
+impl Neighbour for Neighbouring {
+    fn bytes(&self) -> &[u8] {
+        if self.length == 0 {
+            return &[];
+        }
+        // SAFETY:
+        // - The view holds its exporter's buffer, which has so many initialised bytes there, for as long as `self` lives.
+        // - Whoever owns the object has promised to leave its contents alone meanwhile; see also `memory`.
+        unsafe { std::slice::from_raw_parts(self.start, self.length) }
     }
 }
 

@@ -15,6 +15,7 @@ use crate::pickle::{Manner, Way, dump, encode, refuse};
 use crate::pulls::Pulls;
 use crate::shared::next_key;
 use crate::sharing::{SHARED_BYTES_MIN, Sharing, share_parts};
+use crate::store::Store;
 use crate::telemetry::Telemetry;
 use forklift_core::handle::{Answer, Handle, Outcome, Taking, Turn};
 use forklift_core::id::ChunkId;
@@ -177,7 +178,7 @@ impl Job {
             return self.pull_one_by_one(py, iterator, count);
         }
         if !items.is_empty() {
-            let payload = self.encode(py, &items, self.position())?;
+            let payload = self.encode(py, &items, self.position(), self.way_of_held())?;
             self.submit(items.len() as u32, payload, Some(&items));
         }
         Ok(more)
@@ -229,7 +230,7 @@ impl Job {
                 continue;
             }
             let alone = if self.held {
-                sink.pack(py, self.arena(), Way::Lend)
+                sink.pack(py, self.arena(), self.way_of_held())
             } else {
                 sink.hand_over(py, self.arena(), numpy_heap::shared(), list)
             };
@@ -419,7 +420,7 @@ impl Job {
     fn submit_one(&self, py: Python<'_>, item: &Bound<'_, PyAny>) -> PyResult<u64> {
         let begun = Instant::now();
         let items = PyList::new(py, [item])?;
-        let payload = self.encode(py, &items, 0).inspect_err(|_| self.cancel())?;
+        let payload = self.encode(py, &items, 0, Way::Lend).inspect_err(|_| self.cancel())?;
         let bytes = payload.bytes();
         self.recorder.spend(Doing::Encode, begun.elapsed().saturating_sub(payload.packing()));
         self.submit(1, payload, None);
@@ -428,7 +429,10 @@ impl Job {
     }
 
     /// Submits a chunk that was encoded elsewhere, the only one of its job: of `lead` and `count` items, those after the
-    /// first `lead` are to be done, and the first of these is called `first`. What `take_parcel` gives is for it.
+    /// first `lead` are to be done, and the first of these is called `first`. What `take_parcel` gives is for it. What lies
+    /// in `store` is lent from there.
+    #[pyo3(signature = (parcel, first, count, lead, retained, store=None))]
+    #[expect(clippy::too_many_arguments, reason = "from one place")]
     fn submit_parcel(
         &self,
         py: Python<'_>,
@@ -437,8 +441,9 @@ impl Job {
         count: u32,
         lead: u32,
         retained: bool,
+        store: Option<&Bound<'_, Store>>,
     ) -> PyResult<()> {
-        let payload = self.pack(py, parcel)?;
+        let payload = self.pack(py, parcel, store.map(Bound::get))?;
         self.pool.submit_rest(self.handle.id(), first, count, payload, lead, retained);
         self.pool.exhaust(self.handle.id(), u64::from(count));
         Ok(())
@@ -458,7 +463,7 @@ impl Job {
                 Turn::Restore { apart: true, .. } => {
                     return Ok(false.into_pyobject(py)?.to_owned().into_any());
                 }
-                Turn::Restore { chunk, .. } => self.pool.restore(chunk, self.pack(py, parcel)?),
+                Turn::Restore { chunk, .. } => self.pool.restore(chunk, self.pack(py, parcel, None)?),
                 Turn::Answer(answer) => return outcomes::pass_on(py, answer),
                 Turn::Finished => return Ok(py.None().into_bound(py)),
                 Turn::Failed(reason) => return Err(fault(py, &reason)),

@@ -1,6 +1,6 @@
 //! The extension module `forklift._native`: translates between Python and the core, and decides nothing.
 //!
-//! floors: error · signals · descriptor · private_heap · numpy_heap · buffer · text · numbers · standin · parcel · pickle · shared · sharing · worker · telemetry · onlooker · outcomes · pulls · feed · relay · pool
+//! floors: error · signals · descriptor · private_heap · numpy_heap · buffer · text · numbers · standin · parcel · store · pickle · shared · sharing · worker · telemetry · onlooker · outcomes · pulls · feed · relay · pool
 // Elsewhere the crate is empty: the package installs, and says at the first pool what it lacks.
 #![cfg(target_os = "linux")]
 
@@ -22,6 +22,7 @@ mod shared;
 mod sharing;
 mod signals;
 mod standin;
+mod store;
 mod telemetry;
 mod text;
 mod worker;
@@ -44,6 +45,9 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(numpy_heap::shared_usage, module)?)?;
     module.add_function(wrap_pyfunction!(pickle::departing, module)?)?;
     module.add_class::<parcel::PyParcel>()?;
+    module.add_class::<store::Store>()?;
+    module.add_function(wrap_pyfunction!(store::let_go, module)?)?;
+    module.add_function(wrap_pyfunction!(store::place_of, module)?)?;
     module.add_class::<relay::Relay>()?;
     module.add_class::<pickle::Sink>()?;
     module.add_class::<shared::Reference>()?;

@@ -1,10 +1,11 @@
 //! A value as it crosses, as a Python object: for whoever passes it on without looking inside.
 
-use crate::buffer::Buffer;
+use crate::buffer::{Buffer, Neighbouring};
 use forklift_core::payload;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyList, PyTuple, PyType};
+use std::any::Any;
 
 /// A value that is pickled already: its stream, and its out-of-band buffers. Where a value is encoded this is taken for
 /// the value itself, so that its receiver decodes that; pickled with protocol 5 it goes out of band itself.
@@ -21,11 +22,22 @@ impl PyParcel {
     pub(crate) fn of(py: Python<'_>, parcel: payload::Parcel) -> PyResult<Self> {
         let buffers = PyList::empty(py);
         for bytes in parcel.buffers {
-            buffers.append(Bound::new(py, Buffer::new(bytes))?)?;
+            match neighbour(&bytes) {
+                // Whoever passes it on reads it where its owner has it.
+                Some(object) => buffers.append(object.view())?,
+                None => buffers.append(Bound::new(py, Buffer::new(bytes))?)?,
+            }
         }
         let stream = Bound::new(py, Buffer::new(parcel.stream))?.into_any().unbind();
         Ok(Self { stream, buffers: buffers.unbind() })
     }
+}
+
+/// The object of this process that bytes are, if they are one's.
+fn neighbour(bytes: &payload::Bytes) -> Option<&Neighbouring> {
+    let payload::Bytes::Near(loaned) = bytes else { return None };
+    let object: &dyn Any = loaned.object();
+    object.downcast_ref()
 }
 
 #[pymethods]

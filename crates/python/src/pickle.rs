@@ -4,11 +4,12 @@
 //! which it passes on as they are, are kept by reference; so are the buffers that objects offer out of band.
 //! Then [`Payload::pack`] gathers all of it, without the interpreter's lock.
 
-use crate::buffer::{self, Buffer, Lent, memory};
+use crate::buffer::{self, Buffer, Lent, Neighbouring, memory};
 use crate::error::raise;
 use crate::numpy_heap::{self, Heap, Offer};
 use crate::parcel::PyParcel;
 use crate::standin::substitute;
+use crate::store::Store;
 use forklift_core::machine;
 use forklift_core::payload::{INLINE_BYTES_MAX, Loan, Parcel, Payload, Source};
 use forklift_shm::Arena;
@@ -19,6 +20,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
 use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 /// A buffer below this size travels in the stream: a block of its own (a page at least, and its release) would cost
@@ -165,17 +167,27 @@ impl Sink {
     }
 
     /// The one copy; what lies in shared memory already is lent as it lies, if the [`Way`] allows it.
-    pub(crate) fn pack(&self, py: Python<'_>, arena: &Arena, way: Way) -> PyResult<Payload> {
+    pub(crate) fn pack(&self, py: Python<'_>, arena: &Arena, way: Way<'_>) -> PyResult<Payload> {
         let heap = numpy_heap::shared();
-        let lend = |bytes: &[u8]| match way {
-            Way::Copy => None,
-            Way::Lend => heap.and_then(|heap| heap.lend(bytes)).or_else(|| buffer::lend(bytes)),
-        };
-        let buffers = self.buffers.iter().zip(&self.settled).map(|(buffer, settled)| {
+        let mut sources = Vec::with_capacity(self.buffers.len());
+        for ((buffer, settled), offered) in self.buffers.iter().zip(&self.settled).zip(&self.offered) {
             let bytes = memory(buffer).unwrap_or_default();
-            settled.clone().or_else(|| lend(bytes)).map_or(Source::Copy(bytes), Source::Lend)
-        });
-        gather(py, arena, &self.stream(py), &buffers.collect::<Vec<_>>())
+            let lent = settled.clone().or_else(|| match way {
+                Way::Copy | Way::Show => None,
+                Way::Lend => heap.and_then(|heap| heap.lend(bytes)).or_else(|| buffer::lend(bytes)),
+                Way::LendStored(store) => store.lend(bytes, offered.bind(py)),
+                Way::KeepStored(store) => store.keep(bytes, offered.bind(py)),
+            });
+            sources.push(match lent {
+                Some(loan) => Source::Lend(loan),
+                None if matches!(way, Way::Show) => match shown(offered.bind(py), bytes.len())? {
+                    Some(object) => Source::Weigh(Loan::of_neighbour(Arc::new(object))),
+                    None => Source::Copy(bytes),
+                },
+                None => Source::Copy(bytes),
+            });
+        }
+        gather(py, arena, &self.stream(py), &sources)
     }
 
     /// As [`Sink::pack`], when `owner` is all that is left of the value: it is let go of, and arrays of `heap` that die
@@ -221,12 +233,38 @@ enum Buffers {
 }
 
 /// What may become of memory that is shared already.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Way {
+#[derive(Clone, Copy)]
+pub(crate) enum Way<'a> {
     /// It is copied as any other: whoever owns it may write to it before it is read.
     Copy,
     /// It is lent as it lies: its owner keeps its contents until the call is done.
     Lend,
+    /// It need not be shared: the receiver is in this process, and copies what it passes on. Its owner keeps its contents
+    /// until the call is done.
+    Show,
+    /// What lies in this store is lent to workers.
+    LendStored(&'a Store),
+    /// What lies in this store becomes a value of this process.
+    KeepStored(&'a Store),
+}
+
+/// A smaller buffer is copied rather than shown: as for [`OUT_OF_BAND_BYTES_MIN`].
+const SHOWN_BYTES_MIN: usize = 64 << 10;
+
+/// The memory of an object that can be shown. Only of such as lose nothing by it: what is resized or closed by its owner
+/// (`bytearray`, `mmap`) cannot be as long as somebody looks at it.
+fn shown(offered: &Bound<'_, PyAny>, bytes: usize) -> PyResult<Option<Neighbouring>> {
+    if bytes < SHOWN_BYTES_MIN {
+        return Ok(None);
+    }
+    let raw = offered.call_method0(intern!(offered.py(), "raw"))?;
+    let kind = raw.getattr(intern!(offered.py(), "obj"))?.get_type();
+    let (module, name) = (kind.module()?, kind.name()?);
+    if (module == "numpy" && name == "ndarray") || (module == "pyarrow.lib" && name == "Buffer") {
+        Neighbouring::of(&raw)
+    } else {
+        Ok(None)
+    }
 }
 
 /// Packs without the interpreter's lock.
@@ -388,8 +426,22 @@ pub(crate) fn encode(
     arena: &Arena,
     manner: &mut Manner,
 ) -> PyResult<Payload> {
+    encode_by(py, object, arena, manner, if in_worker() { Way::Copy } else { Way::Lend })
+}
+
+/// As [`encode`]; `way` is what may become of large parts.
+///
+/// # Errors
+/// As [`encode`].
+pub(crate) fn encode_by(
+    py: Python<'_>,
+    object: &Bound<'_, PyAny>,
+    arena: &Arena,
+    manner: &mut Manner,
+    way: Way<'_>,
+) -> PyResult<Payload> {
     let sink = dump(py, object, manner)?;
-    sink.bind(py).borrow().pack(py, arena, if in_worker() { Way::Copy } else { Way::Lend })
+    sink.bind(py).borrow().pack(py, arena, way)
 }
 
 /// Builds the object of a parcel. Its buffers become parts of the object as they lie; they go back to their owner when

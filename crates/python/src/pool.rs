@@ -2,8 +2,9 @@
 
 use crate::error::raise;
 use crate::feed::Job;
-use crate::pickle::{Manner, encode};
+use crate::pickle::{Manner, Way, encode, encode_by};
 use crate::shared::next_key;
+use crate::store::Store;
 use forklift_core::config::{SchedulerConfig, SpillConfig, SupervisorConfig};
 use forklift_core::event::{Chunking, Delivery, JobSpec};
 use forklift_core::id::{JobId, WorkerId};
@@ -228,16 +229,19 @@ impl Pool {
 
     /// Sends a value once to each worker that may need it, from now on until `unshare`; returns its key. A worker has
     /// one object for all its calls, or, without `one_object`, builds one for each over the same memory.
-    /// `key`: under the name that another process gave it.
-    #[pyo3(signature = (value, one_object=true, key=None))]
+    /// `key`: under the name that another process gave it. What lies in `store` is lent from there.
+    #[pyo3(signature = (value, one_object=true, key=None, store=None))]
     fn share(
         &self,
         py: Python<'_>,
         value: &Bound<'_, PyAny>,
         one_object: bool,
         key: Option<u64>,
+        store: Option<&Bound<'_, Store>>,
     ) -> PyResult<u64> {
-        let payload = encode(py, value, self.pool.broadcast(), &mut Manner::towards(self.elsewhere))?;
+        let way = store.map_or(Way::Lend, |store| Way::LendStored(store.get()));
+        let manner = &mut Manner::towards(self.elsewhere);
+        let payload = encode_by(py, value, self.pool.broadcast(), manner, way)?;
         let key = key.unwrap_or_else(next_key);
         self.pool.share(None, key, one_object, payload);
         Ok(key)

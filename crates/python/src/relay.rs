@@ -3,7 +3,8 @@
 use crate::descriptor::adopt;
 use crate::error::raise;
 use crate::parcel::PyParcel;
-use crate::pickle::{Manner, Way, dump};
+use crate::pickle::{Manner, Way, encode_by};
+use crate::store::Store;
 use forklift_core::Error;
 use forklift_core::event::Spent;
 use forklift_core::id::{ChunkId, JobId, Time};
@@ -38,13 +39,13 @@ impl Relay {
         }
     }
 
-    fn pack(&self, py: Python<'_>, parcel: &Bound<'_, PyParcel>) -> PyResult<Payload> {
+    fn pack(&self, py: Python<'_>, parcel: &Bound<'_, PyParcel>, store: Option<&Store>) -> PyResult<Payload> {
         let arena = match &*self.end() {
             Some((_, station)) => station.arena().clone(),
             None => return Err(gone(Error::Gone)),
         };
-        let sink = dump(py, parcel.as_any(), &mut Manner::default())?;
-        sink.bind(py).borrow().pack(py, &arena, Way::Copy)
+        let way = store.map_or(Way::Copy, Way::KeepStored);
+        encode_by(py, parcel.as_any(), &arena, &mut Manner::default(), way)
     }
 }
 
@@ -117,12 +118,12 @@ impl Relay {
 
     /// The initializer raised: the pickled failure.
     fn refuse(&self, py: Python<'_>, failure: &Bound<'_, PyParcel>) -> PyResult<()> {
-        let payload = self.pack(py, failure)?;
+        let payload = self.pack(py, failure, None)?;
         self.with(|station| station.refuse(&payload))
     }
 
     /// Answers the next items of a piece. `spent`: seconds of decoding, calling, encoding there; `begun` and `waited` of
-    /// the call; `crossing`: seconds of the way there and back.
+    /// the call; `crossing`: seconds of the way there and back. What lies in `store` stays there.
     #[expect(clippy::too_many_arguments, reason = "from one place")]
     fn answer(
         &self,
@@ -136,8 +137,9 @@ impl Relay {
         begun: u64,
         waited: f64,
         crossing: f64,
+        store: Option<&Bound<'_, Store>>,
     ) -> PyResult<()> {
-        let payload = self.pack(py, results)?;
+        let payload = self.pack(py, results, store.map(Bound::get))?;
         let seconds = |seconds: f64| Duration::try_from_secs_f64(seconds).unwrap_or_default();
         let [decode, call, encode] = [spent.0, spent.1, spent.2].map(seconds);
         let mean = call / items.max(1);

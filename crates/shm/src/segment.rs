@@ -235,16 +235,31 @@ impl Segment {
     /// [`Error::OutOfRange`].
     pub fn populate(&self, offset: u64, bytes: u64) -> Result<()> {
         self.check(offset, bytes)?;
+        let _ = self.find_pages(offset, bytes);
+        Ok(())
+    }
+
+    /// Makes the whole pages that the range of a private mapping touches copies of this process's own, with the contents
+    /// that they have: from then on nothing shows of what becomes of the file.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`]; [`Error::System`], also where the kernel is too old.
+    pub fn detach(&self, offset: u64, bytes: u64) -> Result<()> {
+        self.check(offset, bytes)?;
+        self.find_pages(offset, bytes).map_err(|errno| Error::system("copy private pages", bytes, errno))
+    }
+
+    /// Has the kernel find pages as if somebody wrote to each. The range was checked.
+    fn find_pages(&self, offset: u64, bytes: u64) -> std::result::Result<(), Errno> {
         let page = page_bytes();
         let start = offset / page * page;
         let length = (offset + bytes).next_multiple_of(page) - start;
         // SAFETY:
         // - The pages are of our own mapping: `check` bounds the range, and the mapping is whole pages long.
         // - Populating changes no byte that anybody could read.
-        let _ = unsafe {
+        unsafe {
             rustix::mm::madvise(self.address(start).cast(), length as usize, Advice::LinuxPopulateWrite)
-        };
-        Ok(())
+        }
     }
 
     /// Writes to the file beneath the mapping, which shows it at once. Where a disk is full, this says so, when touching the

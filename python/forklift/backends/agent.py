@@ -154,6 +154,10 @@ class Agent:
                 return
             time.sleep(0.005)
 
+    def store(self, parcel: _native.Parcel) -> _native.Store | None:
+        """Return the engine's store, if a parcel may lie in one that workers can be lent from."""
+        return None
+
     def hello(self) -> Hello:
         """Return what the head looks at before it sends any call."""
         return Hello(_native.VERSION, python_version(), os.getpid(), self._refusal)
@@ -171,7 +175,8 @@ class Agent:
         for key, one_object, parcel in values:
             with self._lock:
                 if key not in self._known:
-                    self._native.share(read(parcel), one_object, key)
+                    value = read(parcel)
+                    self._native.share(value, one_object, key, self.store(value))
                     self._known.add(key)
 
     def drop(self, keys: Iterable[int]) -> None:
@@ -202,9 +207,9 @@ class Agent:
             )
             self._enter(request.ticket, job)
             try:
-                job.submit_parcel(
-                    parcel, request.first, request.items, request.skip, request.retained and request.items > 1
-                )
+                retained = request.retained and request.items > 1
+                store = self.store(parcel)
+                job.submit_parcel(parcel, request.first, request.items, request.skip, retained, store)
                 while taken := job.take_parcel(parcel):
                     first, items, failed, outcome, seconds = taken
                     if isinstance(outcome, BaseException):

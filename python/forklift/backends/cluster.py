@@ -104,6 +104,10 @@ class Engine:
         """Store a value once for all nodes; return what stands for it in calls."""
         raise NotImplementedError
 
+    def lendable(self, parcel: _native.Parcel) -> _native.Store | None:
+        """Return the store in which results of this engine's may stay, if there is such a thing here."""
+        return None
+
     def explain(self, error: Exception) -> ForkliftError:
         """Return the failure of items that could not be carried."""
         return ForkliftError(f"{self.name} could not carry this item: {type(error).__name__}: {error}")

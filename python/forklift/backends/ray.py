@@ -1,12 +1,12 @@
 """Ray as the engine: an actor on each node, large values in its object store.
 
 What a call has to carry goes as an argument: above 100 KB Ray puts it into its object store, where an agent reads it
-without a copy. Values for several calls are put there once, and come to each node once.
+without a copy. Values for several calls are put there once, and come to each node once. Arguments and results stay
+there, mapped once more for whoever may write to them: see `plasma`.
 """
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 from forklift import _native
 from forklift.backends.agent import Agent, Hello, Reply, Request, Terms, Value
 from forklift.backends.cluster import Engine, Lost, Node, Remote
+from forklift.backends.plasma import Plasma
 from forklift.errors import ForkliftError, MemoryLimitExceeded, bounded_text
 
 try:
@@ -28,6 +29,9 @@ __all__ = ["RayEngine"]
 # How long an agent may take to start: its node may have to start a process first, and cores may be taken.
 START_SECONDS = 60.0
 
+# How often an agent looks, if nothing is given back.
+LET_GO_SECONDS = 10.0
+
 # What an agent's calls may be at one time: two for each worker, and some that are no calls.
 CALLS_PER_WORKER = 2
 OTHER_CALLS = 8
@@ -40,6 +44,7 @@ class RayEngine(Engine):
     message_cost = 4e-3
 
     def __init__(self, backend: str) -> None:
+        self._plasma = Plasma()
         address = backend if backend != "ray" else None
         if ray.is_initialized():
             from ray.util import client
@@ -96,6 +101,9 @@ class RayEngine(Engine):
 
     def store(self, parcel: _native.Parcel) -> Any:
         return [ray.put(parcel)]  # In a list, or it would be fetched before a call begins.
+
+    def lendable(self, parcel: _native.Parcel) -> _native.Store | None:
+        return self._plasma.store(parcel)
 
     def explain(self, error: Exception) -> ForkliftError:
         if isinstance(error, (ray.exceptions.ObjectStoreFullError, ray.exceptions.OutOfDiskError)):
@@ -173,9 +181,23 @@ class RayRemote(Remote):
 class RayAgent(Agent):
     """An agent as an actor."""
 
+    def __init__(self, node: str, processes: int, terms: Terms) -> None:
+        self._plasma = Plasma()
+        super().__init__(node, processes, terms)
+
+    def store(self, parcel: _native.Parcel) -> _native.Store | None:
+        return self._plasma.store(parcel)
+
+    def counters(self) -> dict[str, int]:
+        return super().counters() | {"bytes_held_in_store": self._plasma.held_bytes()}
+
     def stay(self) -> None:
-        """Return never: the engine tells who waits for it when the actor is dead."""
-        threading.Event().wait()
+        """Return never: the engine tells who waits for it when the actor is dead.
+
+        Meanwhile the engine is told what workers have given back of its store, for it has no room otherwise.
+        """
+        while True:
+            _native.let_go(LET_GO_SECONDS)
 
     def call(self, request: Request, parcel: _native.Parcel, needs: list[Value]) -> Reply:
         """See `Agent.run`."""

@@ -226,6 +226,7 @@ class Relay:
                 piece.begun,
                 piece.waited,
                 crossing,
+                self._cluster.engine.lendable(outcome.results),
             )
             piece.waited = crossing = 0.0  # Told once.
         if reply.fault is not None:

@@ -2,7 +2,8 @@
 
 use super::Job;
 use crate::parcel::PyParcel;
-use crate::pickle::{Manner, Sink, Way, dump, dump_list, refuse};
+use crate::pickle::{Manner, Sink, Way, dump, dump_list, encode_by, refuse};
+use crate::store::Store;
 use forklift_core::id::ChunkId;
 use forklift_core::payload::Payload;
 use pyo3::exceptions::{PyException, PyRuntimeError};
@@ -11,9 +12,15 @@ use pyo3::types::{PyList, PyTuple};
 
 impl Job {
     /// Encodes a list of items, the first of which has index `first`.
-    pub(super) fn encode(&self, py: Python<'_>, items: &Bound<'_, PyList>, first: u64) -> PyResult<Payload> {
+    pub(super) fn encode(
+        &self,
+        py: Python<'_>,
+        items: &Bound<'_, PyList>,
+        first: u64,
+        way: Way<'_>,
+    ) -> PyResult<Payload> {
         let sink = self.dump(py, items, first)?;
-        let packed = sink.bind(py).borrow().pack(py, self.arena(), Way::Lend);
+        let packed = sink.bind(py).borrow().pack(py, self.arena(), way);
         packed.or_else(|error| refuse(py, self.arena(), first..first + items.len() as u64, error))
     }
 
@@ -69,9 +76,19 @@ impl Job {
         Ok(())
     }
 
-    /// Packs what was encoded elsewhere.
-    pub(super) fn pack(&self, py: Python<'_>, parcel: &Bound<'_, PyParcel>) -> PyResult<Payload> {
-        let sink = dump(py, parcel.as_any(), &mut Manner::default())?;
-        sink.bind(py).borrow().pack(py, self.arena(), Way::Copy)
+    /// How items go that exist before they are pulled and keep their contents until the job is done.
+    pub(super) fn way_of_held(&self) -> Way<'static> {
+        if self.progress().manner.elsewhere { Way::Show } else { Way::Lend }
+    }
+
+    /// Packs what was encoded elsewhere. What lies in `store` is lent from there.
+    pub(super) fn pack(
+        &self,
+        py: Python<'_>,
+        parcel: &Bound<'_, PyParcel>,
+        store: Option<&Store>,
+    ) -> PyResult<Payload> {
+        let way = store.map_or(Way::Copy, Way::LendStored);
+        encode_by(py, parcel.as_any(), self.arena(), &mut Manner::default(), way)
     }
 }
