@@ -34,14 +34,27 @@ class Store:
         """Takes over a descriptor of the store's file, which the engine has mapped at the address `start`. No more than
         `limit` bytes are held at a time.
         """
+    def lease(self, bytes: int) -> Lease | None:
+        """What allows parts of an object of the store's, of so many bytes, to be held; None if too much is."""
+    def begin_to_keep(self) -> None:
+        """From now on values of this process may be built upon the store. Whoever says so sees to it that `detach` is
+        called before the engine lets go of the store. Does nothing where that could not be done.
+        """
+    def detach(self) -> None:
+        """The engine is about to let go of the store, and others may write there: what values here are built upon
+        becomes memory of this process's own.
+        """
+
+class Lease:
+    """What may be held of one object of an engine's store."""
 
 def let_go(timeout: float) -> None:
     """Waits up to `timeout` seconds until something of a store was let go of, by a thread that could not tell the
     engine, and has the engine told.
     """
 
-def place_of(parcel: Parcel) -> int:
-    """Where the largest buffer of a parcel lies, if it is one that would be lent; else 0."""
+def place_of(parcel: Parcel, bytes_min: int, /) -> int:
+    """Where the largest buffer of a parcel lies; 0 if it has no buffer of so many bytes."""
 
 class Relay:
     """The worker's end of a channel, for a thread that stands in for a worker elsewhere."""
@@ -68,10 +81,10 @@ class Relay:
         begun: int,
         waited: float,
         crossing: float,
-        store: Store | None,
+        lease: Lease | None,
     ) -> None:
         """Answers the next items of a piece. `spent`: seconds of decoding, calling, encoding there; `begun` and
-        `waited` of the call; `crossing`: seconds of the way there and back. What lies in `store` stays there.
+        `waited` of the call; `crossing`: seconds of the way there and back. What the `lease` is for stays there.
         """
     def note(self, at: tuple[int, int] | None) -> None:
         """Shows onlookers what the worker elsewhere is at: the first open item of a job, or nothing."""
@@ -190,11 +203,11 @@ class Job:
         count: int,
         lead: int,
         retained: bool,
-        store: Store | None = None,
+        lease: Lease | None = None,
     ) -> None:
         """Submits a chunk that was encoded elsewhere, the only one of its job: of `lead` and `count` items, those after
         the first `lead` are to be done, and the first of these is called `first`. What `take_parcel` gives is for it.
-        What lies in `store` is lent from there.
+        What a `lease` is for is lent from there.
         """
     def take_parcel(
         self, parcel: Parcel
@@ -283,11 +296,11 @@ class Pool:
         another share a record; `sharing`: whether items are looked through for what they share.
         """
     def share(
-        self, value: Any, one_object: bool = True, key: int | None = None, store: Store | None = None
+        self, value: Any, one_object: bool = True, key: int | None = None, lease: Lease | None = None
     ) -> int:
         """Sends a value once to each worker that may need it, from now on until `unshare`; returns its key. A
         worker has one object for all its calls, or, without `one_object`, builds one for each over the same memory.
-        What lies in `store` is lent from there.
+        What a `lease` is for is lent from there.
         """
     def unshare(self, key: int) -> None:
         """Drops a shared value everywhere."""

@@ -143,6 +143,22 @@ def test_results_that_the_stores_have_no_room_for(both_know):
 
 
 @pytest.mark.parametrize("implementation", RAY, indirect=True)
+def test_who_keeps_a_part_holds_all_that_came_with_it(both_know):
+    """As Ray does: so all of it counts."""
+    until(lambda: held_nowhere(both_know), "nothing is held")
+    results = both_know.map(work.blob, range(8), 4)
+    held, one = here(both_know).held_bytes, results[0].nbytes
+    assert held >= 8 * one
+    kept = [results[0], results[-1]]
+    del results
+    until(lambda: here(both_know).held_bytes == held, "two parts hold both answers")
+    kept.pop()
+    assert 4 * one <= here(both_know).held_bytes < held
+    kept.clear()
+    assert here(both_know).held_bytes == 0
+
+
+@pytest.mark.parametrize("implementation", RAY, indirect=True)
 def test_results_outlive_their_agent_and_the_pool(Pool, alone):
     with Pool(1) as pool:
         until(lambda: pool.map(work.blob, range(2)) and here(pool) is not None, "the store was found")
@@ -192,11 +208,52 @@ def test_without_a_descriptor_everything_is_copied(Pool, alone, monkeypatch):
     pool.join()
 
 
+@pytest.mark.timeout(120)
+@pytest.mark.xdist_group("ray")
+def test_results_outlive_the_connection_to_ray(scripts):
+    """For others the store has room again then, and what they put there shows nowhere here."""
+    script = scripts.start(
+        """
+        import os, sys
+        os.environ["RAY_AUTH_MODE"] = "disabled"
+        import numpy as np, ray, forklift
+        from ray.cluster_utils import Cluster
+        cluster = Cluster(
+            initialize_head=True,
+            head_node_args={"num_cpus": 2, "object_store_memory": 100 << 20, "include_dashboard": False},
+        )
+        def connect():
+            ray.init(address=cluster.address, configure_logging=False, log_to_driver=False)
+        connect()
+        with forklift.Pool(1, backend="ray") as pool:
+            results = []
+            while not results or pool._cluster.engine._plasma.held_bytes() == 0:
+                results = pool.map(np.ones, [500_000] * 4)
+            store = pool._cluster.engine._plasma._store
+        results[0][:] = 2
+        ray.shutdown()
+        connect()
+        for _ in range(8):
+            rubbish = [ray.put(np.full(500_000, 7.0)) for _ in range(20)]
+            del rubbish
+        assert [set(result) for result in results] == [{2.0}, {1.0}, {1.0}, {1.0}]
+        del results
+        assert store.held_bytes == 0
+        ray.shutdown()
+        cluster.shutdown()
+        print("done")
+        """
+    )
+    ended = script.run(60)
+    assert (ended.returncode, ended.stdout) == (0, "done\n"), ended
+
+
 def test_memory_of_this_process_is_no_store():
     ordinary = _native.Parcel(b"", [np.ones(LENGTH)])
-    assert _native.place_of(ordinary) != 0 and plasma.Plasma().store(ordinary) is None
-    small = _native.Parcel(b"", [np.ones(10)])
-    assert _native.place_of(small) == 0 and plasma.Plasma().store(small) is None
+    found = _native.place_of(ordinary, plasma.SOUGHT_BYTES_MIN)
+    assert found == ordinary.buffers[0].ctypes.data and plasma.Plasma().lease([ordinary]) is None
+    for small in (_native.Parcel(b"", [np.ones(10)]), _native.Parcel(b"", [])):
+        assert _native.place_of(small, 100) == 0 and plasma.Plasma().lease([small]) is None
     assert plasma._descriptor(0, 0) is None
 
 

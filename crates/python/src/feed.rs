@@ -15,7 +15,7 @@ use crate::pickle::{Manner, Way, dump, encode, refuse};
 use crate::pulls::Pulls;
 use crate::shared::next_key;
 use crate::sharing::{SHARED_BYTES_MIN, Sharing, share_parts};
-use crate::store::Store;
+use crate::store::Lease;
 use crate::telemetry::Telemetry;
 use forklift_core::handle::{Answer, Handle, Outcome, Taking, Turn};
 use forklift_core::id::ChunkId;
@@ -429,9 +429,9 @@ impl Job {
     }
 
     /// Submits a chunk that was encoded elsewhere, the only one of its job: of `lead` and `count` items, those after the
-    /// first `lead` are to be done, and the first of these is called `first`. What `take_parcel` gives is for it. What lies
-    /// in `store` is lent from there.
-    #[pyo3(signature = (parcel, first, count, lead, retained, store=None))]
+    /// first `lead` are to be done, and the first of these is called `first`. What `take_parcel` gives is for it. What a
+    /// `lease` is for is lent from there.
+    #[pyo3(signature = (parcel, first, count, lead, retained, lease=None))]
     #[expect(clippy::too_many_arguments, reason = "from one place")]
     fn submit_parcel(
         &self,
@@ -441,9 +441,9 @@ impl Job {
         count: u32,
         lead: u32,
         retained: bool,
-        store: Option<&Bound<'_, Store>>,
+        lease: Option<&Bound<'_, Lease>>,
     ) -> PyResult<()> {
-        let payload = self.pack(py, parcel, store.map(Bound::get))?;
+        let payload = self.pack(py, parcel, lease.map(Bound::get))?;
         self.pool.submit_rest(self.handle.id(), first, count, payload, lead, retained);
         self.pool.exhaust(self.handle.id(), u64::from(count));
         Ok(())

@@ -46,6 +46,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(pickle::departing, module)?)?;
     module.add_class::<parcel::PyParcel>()?;
     module.add_class::<store::Store>()?;
+    module.add_class::<store::Lease>()?;
     module.add_function(wrap_pyfunction!(store::let_go, module)?)?;
     module.add_function(wrap_pyfunction!(store::place_of, module)?)?;
     module.add_class::<relay::Relay>()?;

@@ -9,7 +9,7 @@ use crate::error::raise;
 use crate::numpy_heap::{self, Heap, Offer};
 use crate::parcel::PyParcel;
 use crate::standin::substitute;
-use crate::store::Store;
+use crate::store::Lease;
 use forklift_core::machine;
 use forklift_core::payload::{INLINE_BYTES_MAX, Loan, Parcel, Payload, Source};
 use forklift_shm::Arena;
@@ -175,8 +175,8 @@ impl Sink {
             let lent = settled.clone().or_else(|| match way {
                 Way::Copy | Way::Show => None,
                 Way::Lend => heap.and_then(|heap| heap.lend(bytes)).or_else(|| buffer::lend(bytes)),
-                Way::LendStored(store) => store.lend(bytes, offered.bind(py)),
-                Way::KeepStored(store) => store.keep(bytes, offered.bind(py)),
+                Way::LendStored(lease) => lease.lend(bytes, offered.bind(py)),
+                Way::KeepStored(lease) => lease.keep(bytes, offered.bind(py)),
             });
             sources.push(match lent {
                 Some(loan) => Source::Lend(loan),
@@ -242,10 +242,10 @@ pub(crate) enum Way<'a> {
     /// It need not be shared: the receiver is in this process, and copies what it passes on. Its owner keeps its contents
     /// until the call is done.
     Show,
-    /// What lies in this store is lent to workers.
-    LendStored(&'a Store),
-    /// What lies in this store becomes a value of this process.
-    KeepStored(&'a Store),
+    /// What lies in an engine's store is lent to workers.
+    LendStored(&'a Lease),
+    /// What lies in an engine's store becomes a value of this process.
+    KeepStored(&'a Lease),
 }
 
 /// A smaller buffer is copied rather than shown: as for [`OUT_OF_BAND_BYTES_MIN`].

@@ -4,7 +4,7 @@ use crate::error::raise;
 use crate::feed::Job;
 use crate::pickle::{Manner, Way, encode, encode_by};
 use crate::shared::next_key;
-use crate::store::Store;
+use crate::store::Lease;
 use forklift_core::config::{SchedulerConfig, SpillConfig, SupervisorConfig};
 use forklift_core::event::{Chunking, Delivery, JobSpec};
 use forklift_core::id::{JobId, WorkerId};
@@ -229,17 +229,17 @@ impl Pool {
 
     /// Sends a value once to each worker that may need it, from now on until `unshare`; returns its key. A worker has
     /// one object for all its calls, or, without `one_object`, builds one for each over the same memory.
-    /// `key`: under the name that another process gave it. What lies in `store` is lent from there.
-    #[pyo3(signature = (value, one_object=true, key=None, store=None))]
+    /// `key`: under the name that another process gave it. What a `lease` is for is lent from there.
+    #[pyo3(signature = (value, one_object=true, key=None, lease=None))]
     fn share(
         &self,
         py: Python<'_>,
         value: &Bound<'_, PyAny>,
         one_object: bool,
         key: Option<u64>,
-        store: Option<&Bound<'_, Store>>,
+        lease: Option<&Bound<'_, Lease>>,
     ) -> PyResult<u64> {
-        let way = store.map_or(Way::Lend, |store| Way::LendStored(store.get()));
+        let way = lease.map_or(Way::Lend, |lease| Way::LendStored(lease.get()));
         let manner = &mut Manner::towards(self.elsewhere);
         let payload = encode_by(py, value, self.pool.broadcast(), manner, way)?;
         let key = key.unwrap_or_else(next_key);

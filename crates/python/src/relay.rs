@@ -4,7 +4,7 @@ use crate::descriptor::adopt;
 use crate::error::raise;
 use crate::parcel::PyParcel;
 use crate::pickle::{Manner, Way, encode_by};
-use crate::store::Store;
+use crate::store::Lease;
 use forklift_core::Error;
 use forklift_core::event::Spent;
 use forklift_core::id::{ChunkId, JobId, Time};
@@ -39,12 +39,12 @@ impl Relay {
         }
     }
 
-    fn pack(&self, py: Python<'_>, parcel: &Bound<'_, PyParcel>, store: Option<&Store>) -> PyResult<Payload> {
+    fn pack(&self, py: Python<'_>, parcel: &Bound<'_, PyParcel>, lease: Option<&Lease>) -> PyResult<Payload> {
         let arena = match &*self.end() {
             Some((_, station)) => station.arena().clone(),
             None => return Err(gone(Error::Gone)),
         };
-        let way = store.map_or(Way::Copy, Way::KeepStored);
+        let way = lease.map_or(Way::Copy, Way::KeepStored);
         encode_by(py, parcel.as_any(), &arena, &mut Manner::default(), way)
     }
 }
@@ -123,7 +123,7 @@ impl Relay {
     }
 
     /// Answers the next items of a piece. `spent`: seconds of decoding, calling, encoding there; `begun` and `waited` of
-    /// the call; `crossing`: seconds of the way there and back. What lies in `store` stays there.
+    /// the call; `crossing`: seconds of the way there and back. What the `lease` is for stays there.
     #[expect(clippy::too_many_arguments, reason = "from one place")]
     fn answer(
         &self,
@@ -137,9 +137,9 @@ impl Relay {
         begun: u64,
         waited: f64,
         crossing: f64,
-        store: Option<&Bound<'_, Store>>,
+        lease: Option<&Bound<'_, Lease>>,
     ) -> PyResult<()> {
-        let payload = self.pack(py, results, store.map(Bound::get))?;
+        let payload = self.pack(py, results, lease.map(Bound::get))?;
         let seconds = |seconds: f64| Duration::try_from_secs_f64(seconds).unwrap_or_default();
         let [decode, call, encode] = [spent.0, spent.1, spent.2].map(seconds);
         let mean = call / items.max(1);

@@ -154,8 +154,8 @@ class Agent:
                 return
             time.sleep(0.005)
 
-    def store(self, parcel: _native.Parcel) -> _native.Store | None:
-        """Return the engine's store, if a parcel may lie in one that workers can be lent from."""
+    def lease(self, parcel: _native.Parcel) -> _native.Lease | None:
+        """Return what allows a parcel to be lent to workers from the engine's store, if it lies in one."""
         return None
 
     def hello(self) -> Hello:
@@ -176,7 +176,7 @@ class Agent:
             with self._lock:
                 if key not in self._known:
                     value = read(parcel)
-                    self._native.share(value, one_object, key, self.store(value))
+                    self._native.share(value, one_object, key, self.lease(value))
                     self._known.add(key)
 
     def drop(self, keys: Iterable[int]) -> None:
@@ -208,8 +208,9 @@ class Agent:
             self._enter(request.ticket, job)
             try:
                 retained = request.retained and request.items > 1
-                store = self.store(parcel)
-                job.submit_parcel(parcel, request.first, request.items, request.skip, retained, store)
+                lease = self.lease(parcel)
+                job.submit_parcel(parcel, request.first, request.items, request.skip, retained, lease)
+                del lease  # Or all would be held as long as a part is kept by this alone.
                 while taken := job.take_parcel(parcel):
                     first, items, failed, outcome, seconds = taken
                     if isinstance(outcome, BaseException):

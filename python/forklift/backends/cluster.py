@@ -104,8 +104,8 @@ class Engine:
         """Store a value once for all nodes; return what stands for it in calls."""
         raise NotImplementedError
 
-    def lendable(self, parcel: _native.Parcel) -> _native.Store | None:
-        """Return the store in which results of this engine's may stay, if there is such a thing here."""
+    def lease(self, reply: Reply) -> _native.Lease | None:
+        """Return what allows results to stay in the engine's store, if they lie in one."""
         return None
 
     def explain(self, error: Exception) -> ForkliftError:

@@ -22,13 +22,17 @@ SHARED_MEMORY = "/dev/shm/"
 #: Of the store this part is held at most: what is held cannot be evicted, and calls need room in it.
 HELD_PART = 4
 
-# So many times it is looked for. Values can lie elsewhere at first: of a store that is full, on a disk.
-ATTEMPTS = 8
+# So many times it is looked for, in values of this size. Smaller ones Ray may have sent in a message; larger ones can
+# lie elsewhere, too: on a disk, if the store is full.
+ATTEMPTS = 16
+SOUGHT_BYTES_MIN = 256 << 10
 
 
 #: By address, device and inode: pools of one process share what may be held of a store. One that no pool uses is let go
 #: of, or its memory would outlive its Ray.
 _stores: weakref.WeakValueDictionary[tuple[int, int, int], _native.Store] = weakref.WeakValueDictionary()
+#: Stores that are detached when Ray is shut down, or of which that cannot be promised.
+_watched: weakref.WeakSet[_native.Store] = weakref.WeakSet()
 _lock = threading.Lock()
 
 
@@ -39,18 +43,60 @@ class Plasma:
         self._store: _native.Store | None = None
         self._attempts = 0
 
-    def store(self, parcel: _native.Parcel) -> _native.Store | None:
-        """Return the store from which this may be lent; None if there is none to be had."""
-        if self._store is None and self._attempts < ATTEMPTS and (address := _native.place_of(parcel)):
+    def lease(self, parcels: list[_native.Parcel], keep: bool = False) -> _native.Lease | None:
+        """Return what allows these, which came together, to be lent where they lie; None if they have to be copied.
+
+        `keep`: for values of this process itself, which may outlive its connection to Ray.
+        """
+        store = self._store or self._sought(parcels)
+        if store is None:
+            return None
+        if keep and store not in _watched:
             with _lock:
-                if self._store is None and self._attempts < ATTEMPTS:
-                    self._attempts += 1
-                    self._store = _found(address)
+                if store not in _watched:
+                    _watched.add(store)
+                    if _watch(store):
+                        store.begin_to_keep()
+        return store.lease(sum(parcel.nbytes for parcel in parcels))
+
+    def _sought(self, parcels: list[_native.Parcel]) -> _native.Store | None:
+        for parcel in parcels:
+            address = 0 if self._attempts >= ATTEMPTS else _native.place_of(parcel, SOUGHT_BYTES_MIN)
+            if address:
+                with _lock:
+                    if self._store is None and self._attempts < ATTEMPTS:
+                        self._attempts += 1
+                        self._store = _found(address)
         return self._store
 
     def held_bytes(self) -> int:
         """Return how much of the store is held by this."""
         return 0 if self._store is None else self._store.held_bytes
+
+
+class _Farewell:
+    """Ends when this process lets go of the store, by whatever way, and before it does."""
+
+    def __init__(self, store: _native.Store) -> None:
+        self._store = store
+
+    def __del__(self) -> None:
+        self._store.detach()
+
+
+def _watch(store: _native.Store) -> bool:
+    """Have the store detached when Ray is shut down; whether that can be promised.
+
+    For a process that is no client any more the store keeps nothing, and gives its memory to others. Ray tells nobody
+    beforehand; but it clears a table of its own, first of all.
+    """
+    import ray
+
+    table = getattr(ray._private.worker.global_worker, "serialization_context_map", None)
+    if not isinstance(table, dict):
+        return False
+    table["forklift"] = _Farewell(store)
+    return True
 
 
 def _found(address: int) -> _native.Store | None:

@@ -102,8 +102,8 @@ class RayEngine(Engine):
     def store(self, parcel: _native.Parcel) -> Any:
         return [ray.put(parcel)]  # In a list, or it would be fetched before a call begins.
 
-    def lendable(self, parcel: _native.Parcel) -> _native.Store | None:
-        return self._plasma.store(parcel)
+    def lease(self, reply: Reply) -> _native.Lease | None:
+        return self._plasma.lease([outcome.results for outcome in reply.outcomes], keep=True)
 
     def explain(self, error: Exception) -> ForkliftError:
         if isinstance(error, (ray.exceptions.ObjectStoreFullError, ray.exceptions.OutOfDiskError)):
@@ -185,8 +185,8 @@ class RayAgent(Agent):
         self._plasma = Plasma()
         super().__init__(node, processes, terms)
 
-    def store(self, parcel: _native.Parcel) -> _native.Store | None:
-        return self._plasma.store(parcel)
+    def lease(self, parcel: _native.Parcel) -> _native.Lease | None:
+        return self._plasma.lease([parcel])
 
     def counters(self) -> dict[str, int]:
         return super().counters() | {"bytes_held_in_store": self._plasma.held_bytes()}

@@ -214,6 +214,7 @@ class Relay:
         now = time.monotonic()
         crossing = max(0.0, now - max(piece.sent, self._answered) - reply.seconds)
         self._answered = now
+        lease = self._cluster.engine.lease(reply)
         for outcome in reply.outcomes:
             piece.answered += outcome.items
             self._end.answer(
@@ -226,7 +227,7 @@ class Relay:
                 piece.begun,
                 piece.waited,
                 crossing,
-                self._cluster.engine.lendable(outcome.results),
+                lease,
             )
             piece.waited = crossing = 0.0  # Told once.
         if reply.fault is not None:

@@ -3,7 +3,7 @@
 use super::Job;
 use crate::parcel::PyParcel;
 use crate::pickle::{Manner, Sink, Way, dump, dump_list, encode_by, refuse};
-use crate::store::Store;
+use crate::store::Lease;
 use forklift_core::id::ChunkId;
 use forklift_core::payload::Payload;
 use pyo3::exceptions::{PyException, PyRuntimeError};
@@ -81,14 +81,14 @@ impl Job {
         if self.progress().manner.elsewhere { Way::Show } else { Way::Lend }
     }
 
-    /// Packs what was encoded elsewhere. What lies in `store` is lent from there.
+    /// Packs what was encoded elsewhere. What a `lease` is for is lent from there.
     pub(super) fn pack(
         &self,
         py: Python<'_>,
         parcel: &Bound<'_, PyParcel>,
-        store: Option<&Store>,
+        lease: Option<&Lease>,
     ) -> PyResult<Payload> {
-        let way = store.map_or(Way::Copy, Way::LendStored);
+        let way = lease.map_or(Way::Copy, Way::LendStored);
         encode_by(py, parcel.as_any(), self.arena(), &mut Manner::default(), way)
     }
 }
