@@ -80,10 +80,47 @@ const EXTRA_MAPPINGS_MAX: usize = 1 << 15;
 /// next one.
 const SPARE_MAPPINGS_MAX: usize = 4;
 
+/// To copy a page when it is written to takes several times what it takes to copy its bytes: the kernel is entered for each.
+/// So where the last views of a segment were written to all over, the next are copies from the start. Only views of
+/// these sizes: smaller ones cost little, and larger ones would need much memory.
+const FORESEEN_BYTES: std::ops::RangeInclusive<u64> = 1 << 20..=64 << 20;
+
+/// After so many views that were written to all over the next are copied.
+const WRITTEN_MIN: u32 = 2;
+
+/// One in so many of those is not, to see whether it is still written to.
+const LOOKED_AT_EACH: u32 = 16;
+
+/// What is done with the views of a segment.
+#[derive(Default)]
+struct Habit {
+    /// How many views in a row were written to all over.
+    written: u32,
+    /// Views that were copied since one was looked at.
+    copied: u32,
+}
+
+impl Habit {
+    /// Whether the next view should be a copy.
+    fn foresees_writing(&mut self) -> bool {
+        if self.written < WRITTEN_MIN {
+            return false;
+        }
+        self.copied = (self.copied + 1) % LOOKED_AT_EACH;
+        self.copied > 0
+    }
+
+    fn learn(&mut self, written: bool) {
+        self.written = if written { self.written.saturating_add(1) } else { 0 };
+    }
+}
+
 #[derive(Default)]
 struct Mappings {
     /// The first mapping of each segment is the one that the atlas has.
     segments: HashMap<SegmentId, Vec<Mapping>>,
+    /// Of the segments that tasks have views of. None where what is opened is to stay a view.
+    habits: Option<HashMap<SegmentId, Habit>>,
     /// How many there are beyond one for each.
     extra: usize,
     /// There are no new views any more.
@@ -112,6 +149,12 @@ impl Mappings {
         if self.closed {
             return None;
         }
+        if FORESEEN_BYTES.contains(&span.bytes)
+            && let Some(habits) = &mut self.habits
+            && habits.entry(span.segment).or_default().foresees_writing()
+        {
+            return None;
+        }
         let mappings = self.segments.get_mut(&span.segment)?;
         let free = mappings.iter().position(|mapping| mapping.is_free(pages));
         let index = free.unwrap_or(mappings.len());
@@ -136,6 +179,11 @@ impl Mappings {
         let Some(index) = mappings.iter().position(|mapping| Arc::ptr_eq(&mapping.segment, segment)) else {
             return Ok(());
         };
+        if FORESEEN_BYTES.contains(&span.bytes)
+            && let Some(habits) = &mut self.habits
+        {
+            habits.entry(span.segment).or_default().learn(segment.is_mostly_own(span.offset, span.bytes)?);
+        }
         let others = mappings[index].views.len() > 1;
         let spare = mappings.iter().skip(1).filter(|mapping| mapping.views.is_empty()).count();
         if index > 0 && !others && spare >= SPARE_MAPPINGS_MAX {
@@ -258,7 +306,9 @@ pub(crate) struct Holdings {
 
 impl Holdings {
     pub(crate) fn new() -> Self {
-        Self { atlas: Atlas::default(), returns: Arc::default(), commons: Arc::default() }
+        let commons = Commons::default();
+        commons.mappings().habits = Some(HashMap::new());
+        Self { atlas: Atlas::default(), returns: Arc::default(), commons: Arc::new(commons) }
     }
 
     /// Takes in a segment that the parent announced.
@@ -435,6 +485,30 @@ mod tests {
         assert!(views.iter().all(|view| &view.as_slice()[..4] == b"word"));
         let late = open();
         assert!(matches!(late, Bytes::Inline(_)) && &late.as_slice()[..4] == b"else");
+    }
+
+    /// Writes to all of a view, if it is one and not a copy; whether it is.
+    fn scribble(holdings: &Holdings, written: u64) -> bool {
+        let bytes = view(holdings, 0, 1 << 20);
+        let Bytes::View(view) = &bytes else { return false };
+        view.segment().detach(0, written).unwrap(); // To the kernel that is what writing is.
+        true
+    }
+
+    #[test]
+    fn where_views_are_written_to_all_over_the_next_are_copies() {
+        let holdings = worker();
+        let mapped = |written| scribble(&holdings, written);
+        assert!(mapped(1 << 20) && mapped(1) && mapped(1 << 20) && mapped(1 << 20));
+        for _ in 0..2 {
+            let copied = (0..LOOKED_AT_EACH - 1).filter(|_| !mapped(1 << 20)).count();
+            assert_eq!(copied, 15);
+            assert!(mapped(1 << 20), "now and then one is looked at");
+        }
+        let copied = (0..LOOKED_AT_EACH - 1).filter(|_| !mapped(1)).count();
+        assert_eq!(copied, 15);
+        assert!((0..20).all(|_| mapped(1)), "it is written to in places only");
+        assert_eq!(&view(&holdings, 0, 1 << 20).as_slice()[..4], b"word");
     }
 
     #[test]

@@ -381,6 +381,22 @@ impl Segment {
             .is_none_or(|map| scan(&map, &addresses).unwrap_or_else(|| pagemap::read(&map, &addresses)))
     }
 
+    /// Whether most pages of a range of a private mapping are copies of this process's own, by looks at four of them. False
+    /// when the kernel does not tell.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`].
+    pub fn is_mostly_own(&self, offset: u64, bytes: u64) -> Result<bool> {
+        self.check(offset, bytes.max(1))?;
+        let (page, quarter) = (page_bytes(), bytes / 4);
+        let Some(map) = pagemap::open() else { return Ok(false) };
+        Ok((0..4).all(|part| {
+            let first = self.address((offset + part * quarter + quarter / 2) / page * page).addr() as u64;
+            let addresses = first..first + page;
+            scan(&map, &addresses).unwrap_or_else(|| pagemap::read(&map, &addresses))
+        }))
+    }
+
     /// How many bytes of the file are in memory (or swapped out), whoever touched them.
     ///
     /// # Errors
