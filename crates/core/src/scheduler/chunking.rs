@@ -27,7 +27,7 @@ const WORK_PER_MESSAGE: f64 = 40.0;
 
 /// In the tail a chunk still carries this many times the cost of its message: with less, what better balance wins
 /// is lost to messages.
-const WORK_PER_MESSAGE_MIN: f64 = 2.0;
+const WORK_PER_MESSAGE_MIN: f64 = 4.0;
 
 /// A chunk has at most this many times the items of the largest piece that came back. Four generations from 1
 /// reach 4096; and if the first items were unusually cheap, a chunk of eight times what was seen is no disaster.
@@ -74,26 +74,35 @@ const USUAL: f64 = 0.25;
 const ABRUPT: f64 = 0.5;
 
 /// An exponentially weighted mean, with the mean deviation from it.
+///
+/// An observation of many items says more than all those of few before it, and weighs more accordingly: while chunks grow
+/// eightfold, what was learned from short ones is soon forgotten. Equal ones weigh [`USUAL`].
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(super) struct Trend {
     mean: f64,
     spread: f64,
-    known: bool,
+    /// Of how many items it has the memory.
+    items: f64,
 }
 
 impl Trend {
-    pub(super) fn learn(&mut self, value: f64) {
-        if !self.known {
-            *self = Trend { mean: value, spread: 0.0, known: true };
+    /// Learns that each of so many items had this value.
+    pub(super) fn learn(&mut self, value: f64, items: u32) {
+        let items = f64::from(items.max(1));
+        let share = items / (items + self.items);
+        if !self.known() {
+            *self = Trend { mean: value, spread: 0.0, items };
             return;
         }
-        let deviation = (value - self.mean).abs();
-        self.spread += weight(deviation, self.spread) * (deviation - self.spread);
-        self.mean += weight(value, self.mean) * (value - self.mean);
+        // Of the deviation, what it would be from a mean that knows these items.
+        let deviation = (value - self.mean).abs() * ((1.0 - share) / (1.0 - USUAL)).min(1.0);
+        self.spread += weight(deviation, self.spread).max(share) * (deviation - self.spread);
+        self.mean += weight(value, self.mean).max(share) * (value - self.mean);
+        self.items = (self.items + items) * (1.0 - USUAL);
     }
 
     pub(super) fn known(&self) -> bool {
-        self.known
+        self.items > 0.0
     }
 
     pub(super) fn mean(&self) -> f64 {
@@ -153,7 +162,7 @@ impl Reach {
         }
         let far = bytes > bytes_near as f64;
         self.looks[usize::from(far)] += 1;
-        if far { self.far.learn(seconds / bytes) } else { self.near.learn(seconds / bytes) }
+        if far { self.far.learn(seconds / bytes, 1) } else { self.near.learn(seconds / bytes, 1) }
     }
 
     /// Bytes that a chunk may weigh.
@@ -222,20 +231,20 @@ impl Chunker {
 
     /// A chunk was encoded.
     pub(super) fn encoded(&mut self, items: u32, bytes: u64) {
-        self.bytes_in.learn(per_item(bytes as f64, items));
+        self.bytes_in.learn(per_item(bytes as f64, items), items);
     }
 
     /// A worker answered some items.
     pub(super) fn answered(&mut self, items: u32, spent: Duration, bytes: u64) {
-        self.seconds.learn(per_item(spent.as_secs_f64(), items));
-        self.bytes_out.learn(per_item(bytes as f64, items));
+        self.seconds.learn(per_item(spent.as_secs_f64(), items), items);
+        self.bytes_out.learn(per_item(bytes as f64, items), items);
     }
 
     /// … which were a piece of their own, and all of it.
     pub(super) fn answered_whole(&mut self, items: u32, spent: Duration, decode: Duration, bytes_near: u64) {
         let bytes = self.bytes_in.mean() * f64::from(items);
         self.reach.learn(spent.as_secs_f64(), bytes, bytes_near);
-        self.decode_share.learn(decode.as_secs_f64() / spent.as_secs_f64().max(1e-9));
+        self.decode_share.learn(decode.as_secs_f64() / spent.as_secs_f64().max(1e-9), items);
     }
 
     /// A worker has answered the whole of a piece of so many items.
@@ -380,6 +389,18 @@ mod tests {
     }
 
     #[test]
+    fn what_many_items_show_outweighs_what_few_did() {
+        let mut trend = Trend::default();
+        trend.learn(100.0, 1);
+        trend.learn(1.0, 8);
+        trend.learn(1.0, 64);
+        assert!(trend.prudent() < 5.0, "{trend:?}");
+        // And a few are no reason to forget many, nor are they passed over.
+        trend.learn(4.0, 1);
+        assert!((2.4..2.7).contains(&trend.mean()), "{trend:?}");
+    }
+
+    #[test]
     fn items_that_turn_costly_shrink_the_next_chunk_at_once() {
         check(|i| if i < 4 { 50e-6 } else { 50e-3 }, 8, BOUNDS, &[1, 8, 48, 48, 48, 1, 1]);
     }
@@ -419,8 +440,8 @@ mod tests {
         chunker.answered(100, Duration::from_micros(50) * 100, 800);
         chunker.proved(100);
         let sizes: Vec<u32> = [1000, 100, 40, 8, 1].iter().map(|&left| chunker.items(&tail(left))).collect();
-        // 120 µs ÷ 50 µs: three items carry twice the cost of their message.
-        assert_eq!(sizes, [48, 25, 10, 3, 3]);
+        // 240 µs ÷ 50 µs: five items carry four times the cost of their message.
+        assert_eq!(sizes, [48, 25, 10, 5, 5]);
     }
 
     /// The size chosen in the end, where heavy chunks take so many times as long for each byte as light ones.

@@ -262,7 +262,7 @@ impl Scheduler {
             return;
         };
         if state.submitted == 0 {
-            self.first_weights.learn(bytes as f64 / f64::from(items));
+            self.first_weights.learn(bytes as f64 / f64::from(items), 1);
         }
         state.credit.formed();
         state.chunker.encoded(items, bytes);

@@ -542,7 +542,7 @@ fn the_tail_is_cut_so_that_all_have_a_share() {
             (0, end(0, 21), ""),
             (0, born(1), ""),
             (0, answer(0, 0, 1, 100), "retire c0, send w0 c1 0+5, send w0 c1 5+4"),
-            (0, ready(1), "send w1 c1 9+3, send w1 c1 12+2"),
+            (0, ready(1), "send w1 c1 9+3, send w1 c1 12+3"),
         ],
     );
 }
