@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import pickle
 import sys
@@ -112,14 +113,19 @@ def preparation(modules: Iterable[str]) -> bytes:
     return _zygote.preparation(modules)
 
 
-def module_names(preload: Iterable[str]) -> list[str]:
-    """Check the user's `preload`."""
+def module_names(preload: Iterable[str], elsewhere: bool = False) -> list[str]:
+    """Check the user's `preload`. What other machines have installed is not known here."""
     if isinstance(preload, str):
         raise TypeError(f"preload must be names of modules in a list or tuple, not the text {preload!r}")
     names = list(preload)
     for name in names:
         if not isinstance(name, str) or not name:
             raise TypeError(f"preload must hold names of modules, not {name!r}")
+        package = name.partition(".")[0]
+        if elsewhere or package in sys.modules:
+            continue
+        if not package or importlib.util.find_spec(package) is None:
+            raise ValueError(f"preload names {name!r}, but there is no module or package {package!r} here")
     return names
 
 

@@ -133,8 +133,9 @@ class Pool:
         if initializer is not None and not callable(initializer):
             raise TypeError("initializer must be a callable")
         terms = _options.Terms(on_error, inherit, retries, task_timeout, progress).check()
-        modules = _births.module_names(preload)
-        method = _births.start_method(context, elsewhere=backends.check(backend) != backends.LOCAL)
+        elsewhere = backends.check(backend) != backends.LOCAL
+        modules = _births.module_names(preload, elsewhere)
+        method = _births.start_method(context, elsewhere=elsewhere)
         _inherit.check(inherit, method)
         start = self._initializer = None if initializer is None else (initializer, tuple(initargs))
         if start is not None and context is None and method == "zygote" and _births.must_be_inherited(start):

@@ -140,6 +140,8 @@ def test_bad_options():
         ({"retries": -1}, ValueError, "retries"),
         ({"memory_limit": "none"}, ValueError, "memory_limit"),
         ({"preload": "numpy"}, TypeError, "preload must be names of modules"),
+        ({"preload": ["numpy", "nupmy.linalg"]}, ValueError, "no module or package 'nupmy' here"),
+        ({"preload": [".linalg"]}, ValueError, "preload names '.linalg'"),
         ({"processes": 0}, ValueError, "Number of processes"),
         ({"processes": 2.0}, TypeError, "processes must be an int"),
     ):
