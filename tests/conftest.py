@@ -27,7 +27,7 @@ IMPLEMENTATIONS = (ORACLE, "forklift")
 
 #: Of a conformance test's variants, the standard library's pool and those on clusters do one in so many: the tests take
 #: their time, and the rest is code that they share. All of them with `--every-variant`.
-VARIANTS_STEP = 3
+VARIANTS_STEP = 5
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -43,8 +43,15 @@ def pytest_configure(config: pytest.Config) -> None:
     )
 
 
+def patience(item: pytest.Item) -> float:
+    """Return the seconds that a test may take, if it says so: the longest begin first, or all wait for them."""
+    own = item.get_closest_marker("timeout")
+    return float(own.args[0]) if own is not None else 0.0
+
+
 @pytest.hookimpl(trylast=True)  # of what `-k` has chosen
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    items.sort(key=patience, reverse=True)
     if config.getoption("every_variant"):
         return
     seen: Counter[tuple[object, str]] = Counter()

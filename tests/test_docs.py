@@ -18,6 +18,7 @@ def blocks(page: Path) -> list[str]:
     return BLOCK.findall(page.read_text())
 
 
+@pytest.mark.timeout(120)
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=lambda page: page.stem)
 def test_blocks_run(page: Path, tmp_path: Path) -> None:
     """A page is read from top to bottom, and so its blocks are one program."""
