@@ -2,7 +2,8 @@
 
 For each workload every power of two is tried as `chunksize`, twice; the four best go to the final rounds, which they
 share with forklift's own choice, with `multiprocessing.Pool` and with joblib. In each round all have one call, in an
-order that shifts by one from round to round. Each workload has a process of its own and a budget of seconds.
+order that is drawn anew, since what one leaves behind costs the next. Each workload has a process of its own and a
+budget of seconds.
 """
 
 from __future__ import annotations
@@ -188,8 +189,7 @@ class Contest:
         for turn in range(ROUNDS_MAX):
             if turn >= ROUNDS_MIN and time.monotonic() - begin > budget:
                 break
-            shift = turn % len(lanes)
-            for lane in lanes[shift:] + lanes[:shift]:
+            for lane in random.Random(turn).sample(lanes, len(lanes)):
                 times[lane].append(self.seconds(lane))
         for rival in self.rivals.values():
             rival.close()

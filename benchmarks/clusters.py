@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import random
 import re
 import statistics
 import sys
@@ -172,8 +173,8 @@ def interleaved(ways: dict[str, Way], title: str, rounds: int) -> dict[str, floa
     names = [name for name in ways if shared or "by hand" not in name]
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for number in range(rounds + 1):
-        # Each comes first in its turn: what one has left behind for the engine to do costs the next.
-        for name in names[number % len(names) :] + names[: number % len(names)]:
+        # Drawn anew: what one has left behind for the engine to do costs the next.
+        for name in random.Random(number).sample(names, len(names)):
             taken = seconds[name]
             if sum(taken) > PATIENCE_SECONDS:
                 continue

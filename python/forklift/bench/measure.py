@@ -1,9 +1,10 @@
 """One case in one process: `python -m forklift.bench.measure CASE …` prints a line of JSON.
 
 Pools are started, and every worker has answered once, before the data exist, so that no pool inherits
-them by accident. Then the rivals take turns: each round is a call of every rival, in an order that shifts
-by one from round to round, so that a noisy minute hits all of them. The first round is reported by
-itself: it pays for first imports in the workers and for memory that nobody has touched before.
+them by accident. Then the rivals take turns: each round is a call of every rival, in an order that is
+drawn anew, so that a noisy minute hits all of them, and none is always behind the same other. The first
+round is reported by itself: it pays for first imports in the workers and for memory that nobody has
+touched before.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import random
 import signal
 import sys
 import time
@@ -119,8 +121,7 @@ def measure(case: Case, names: list[str], workers: int, rounds: int, cap: float,
     function = case.called()
     expected = [function(item) for item in items]
     for turn in range(rounds + 1):
-        shift = turn % len(field_of)
-        for rival, lane in field_of[shift:] + field_of[:shift]:
+        for rival, lane in random.Random(turn).sample(field_of, len(field_of)):
             room = 2 * cap if turn == 1 else cap  # one warm round is worth some patience
             if lane.failure is None and lane.spent < room:
                 take_turn(case, function, rival, lane, items, expected)
