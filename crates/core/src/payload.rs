@@ -483,11 +483,11 @@ impl Bytes {
     /// Where they start, for whoever lends them on as writable memory. Those of an object are copied for that.
     #[must_use]
     pub fn as_mut_ptr(&mut self) -> *mut u8 {
-        if let Bytes::Near(loaned) = self {
-            *self = Bytes::Inline(loaned.object().bytes().into());
-        }
         match self {
-            Bytes::Near(_) => std::ptr::null_mut(),
+            Bytes::Near(loaned) => {
+                *self = Bytes::Inline(loaned.object().bytes().into());
+                self.as_mut_ptr()
+            }
             Bytes::Inline(bytes) => bytes.as_mut_ptr(),
             Bytes::View(view) => view.as_ptr(),
             Bytes::Moved(moved) => moved.draft.as_mut().map_or(std::ptr::null_mut(), Draft::as_mut_ptr),
