@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import threading
 import weakref
+from contextlib import suppress
 
 from forklift import _native
 
@@ -143,11 +144,13 @@ def _descriptor(device: int, inode: int) -> int | None:
             with open(f"{folder}/comm") as comm:
                 if comm.read().strip() != "raylet":
                     continue
-            for name in os.listdir(f"{folder}/fd"):
+            names = os.listdir(f"{folder}/fd")
+        except OSError:
+            continue  # It has ended, or is not ours to look at.
+        for name in names:
+            with suppress(FileNotFoundError):  # A raylet closes others all the time.
                 status = os.stat(f"{folder}/fd/{name}")
                 if (status.st_dev, status.st_ino) == (device, inode):
                     # To read it is enough: what is written goes to pages of one's own.
                     return os.open(f"{folder}/fd/{name}", os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:
-            continue  # It has ended, or is not ours to look at.
     return None
