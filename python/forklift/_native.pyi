@@ -265,6 +265,7 @@ class Pool:
         worker_memory_limit: int | None,
         machine_root: str | None = None,
         message_cost: float | None = None,
+        seconds_per_byte: float = 0.0,
         chunk_bytes: int | None = None,
         window_bytes: int,
         stream_bytes: int,

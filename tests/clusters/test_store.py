@@ -69,8 +69,8 @@ def test_neither_arguments_nor_results_are_copied_again(both_know):
     pool, given = both_know, arrays(8)
     total = sum(array.nbytes for array in given)
     before = pool._native.counters(), counted(pool, "bytes_copied_in"), counted(pool, "bytes_lent")
-    # Of one size: a chunk that is cut lies with both nodes as a whole.
-    results = pool.map(work.double_in_place, given, 2)
+    # No chunk is cut, or it would lie with both nodes as a whole.
+    results = pool.map(work.double_in_place, given)
     after = pool._native.counters()
     assert after["bytes_copied_in"] - before[0]["bytes_copied_in"] < 10_000  # here
     assert after["bytes_lent"] - before[0]["bytes_lent"] == total

@@ -24,6 +24,9 @@ pub struct SchedulerConfig {
     /// What one message is taken to cost whatever it carries (both ways, with the wake-ups) until that is learned; chunks
     /// grow until it is small against the work in them.
     pub message_cost: Duration,
+    /// Seconds that a payload byte takes on its way to a worker, also to one that gets only a part of its chunk. None where
+    /// workers share memory; elsewhere a chunk is not cut if its way is long beside the work in it.
+    pub seconds_per_byte: f64,
     /// The first chunks of a job have at most so many items, and no more than a small share of all, where that is known.
     /// One is prudent, since nobody knows yet what an item costs; where a message is dear, so is prudence.
     pub probe_items: u32,
@@ -76,6 +79,7 @@ impl Default for SchedulerConfig {
             chunk_bytes_max: 512 << 10,
             result_bytes_max: 4 << 20,
             message_cost: Duration::from_micros(60),
+            seconds_per_byte: 0.0,
             probe_items: 1,
             brief: Duration::from_millis(10),
             tasks_per_worker: None,

@@ -100,7 +100,7 @@ const BRIEF_PER_MESSAGE: u32 = 100;
 impl Pool {
     /// Starts the driver, and the zygote if `origin` says so; no worker yet.
     #[new]
-    #[pyo3(signature = (*, processes, origin, command, environment, preparation, initializer, maxtasksperchild, worker_memory_limit, machine_root=None, message_cost=None, chunk_bytes=None, window_bytes, stream_bytes, share_bytes, results_bytes, memory_limit, spill_dirs, spill_named, spill_strict))]
+    #[pyo3(signature = (*, processes, origin, command, environment, preparation, initializer, maxtasksperchild, worker_memory_limit, machine_root=None, message_cost=None, seconds_per_byte=0.0, chunk_bytes=None, window_bytes, stream_bytes, share_bytes, results_bytes, memory_limit, spill_dirs, spill_named, spill_strict))]
     #[expect(clippy::too_many_arguments, reason = "keyword-only, from one place")]
     fn new(
         py: Python<'_>,
@@ -114,6 +114,7 @@ impl Pool {
         worker_memory_limit: Option<u64>,
         machine_root: Option<PathBuf>,
         message_cost: Option<f64>,
+        seconds_per_byte: f64,
         chunk_bytes: Option<u64>,
         window_bytes: u64,
         stream_bytes: u64,
@@ -145,6 +146,7 @@ impl Pool {
                 chunk_bytes_max: chunk_bytes.unwrap_or(usual.chunk_bytes_max),
                 result_bytes_max: usual.result_bytes_max.max(chunk_bytes.unwrap_or(0)),
                 message_cost,
+                seconds_per_byte,
                 probe_items: if elsewhere { PROBE_ITEMS_ELSEWHERE } else { usual.probe_items },
                 brief: usual.brief.max(message_cost * BRIEF_PER_MESSAGE),
                 tasks_per_worker: maxtasksperchild,

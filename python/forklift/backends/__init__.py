@@ -78,4 +78,9 @@ def costs(cluster: Cluster | None) -> dict[str, Any]:
     """Return what the scheduler has to know of the way to the workers."""
     if cluster is None:
         return {}
-    return {"message_cost": cluster.engine.message_cost, "chunk_bytes": cluster.engine.chunk_bytes}
+    engine = cluster.engine
+    return {
+        "message_cost": engine.message_cost,
+        "seconds_per_byte": engine.seconds_per_byte,
+        "chunk_bytes": engine.chunk_bytes,
+    }

@@ -89,6 +89,8 @@ class Engine:
     name: str
     #: Seconds that a call takes there and back, until it is learnt.
     message_cost: float
+    #: Seconds that a byte takes to a node: of a network of 10 Gbit/s, or of a copy or two on one machine.
+    seconds_per_byte: float = 1e-9
     #: Payload bytes that a chunk may have: enough that its way is not all overhead.
     chunk_bytes: int = 32 << 20
 

@@ -48,8 +48,9 @@ const ITEMS_MAX: f64 = 65_536.0;
 /// as their payload, lose 15 %.
 pub(super) const FAR_FACTOR: u64 = 4;
 
-/// A chunk is not cut any more if decoding is more than this share of its time: whoever gets a part of it decodes all.
-const DECODE_SHARE_MAX: f64 = 0.2;
+/// A chunk is not cut any more if its way and its decoding are more than this share of its time: whoever gets a part of it
+/// is sent all and decodes all.
+const CARRYING_SHARE_MAX: f64 = 0.2;
 
 /// Pieces of either kind that are looked at before one is preferred.
 const LOOKS: u32 = 4;
@@ -208,16 +209,16 @@ pub(super) struct Chunker {
     pub(super) bytes_in: Trend,
     pub(super) bytes_out: Trend,
     reach: Reach,
-    /// The part of a whole piece's time that its decoding took.
-    decode_share: Trend,
+    /// The part of a whole piece's time that its way and its decoding took.
+    carrying_share: Trend,
     /// Items of the largest piece that came back at the present cost.
     proven: u32,
 }
 
 impl Chunker {
     pub(super) fn new(chunking: Chunking) -> Self {
-        let (seconds, bytes_in, bytes_out, reach, decode_share) = Default::default();
-        Self { chunking, seconds, bytes_in, bytes_out, reach, decode_share, proven: 1 }
+        let (seconds, bytes_in, bytes_out, reach, carrying_share) = Default::default();
+        Self { chunking, seconds, bytes_in, bytes_out, reach, carrying_share, proven: 1 }
     }
 
     pub(super) fn is_automatic(&self) -> bool {
@@ -240,11 +241,20 @@ impl Chunker {
         self.bytes_out.learn(per_item(bytes as f64, items), items);
     }
 
-    /// … which were a piece of their own, and all of it.
-    pub(super) fn answered_whole(&mut self, items: u32, spent: Duration, decode: Duration, bytes_near: u64) {
+    /// … which were a piece of their own, and all of it. `way`: seconds per byte.
+    pub(super) fn answered_whole(
+        &mut self,
+        items: u32,
+        spent: Duration,
+        decode: Duration,
+        way: f64,
+        bytes_near: u64,
+    ) {
+        let (spent, decode) = (spent.as_secs_f64(), decode.as_secs_f64());
         let bytes = self.bytes_in.mean() * f64::from(items);
-        self.reach.learn(spent.as_secs_f64(), bytes, bytes_near);
-        self.decode_share.learn(decode.as_secs_f64() / spent.as_secs_f64().max(1e-9), items);
+        self.reach.learn(spent, bytes, bytes_near);
+        let way = bytes * way;
+        self.carrying_share.learn((way + decode) / (way + spent).max(1e-9), items);
     }
 
     /// A worker has answered the whole of a piece of so many items.
@@ -268,8 +278,8 @@ impl Chunker {
             return None;
         }
         let results = fitting(bounds.bytes_out_max, self.bytes_out);
-        let twice = self.decode_share.mean() > DECODE_SHARE_MAX;
-        Some(whole(if twice { results } else { results.min(self.by_time(bounds)) }))
+        let dear = self.carrying_share.mean() > CARRYING_SHARE_MAX;
+        Some(whole(if dear { results } else { results.min(self.by_time(bounds)) }))
     }
 
     fn by_time(&self, bounds: &Bounds) -> f64 {
@@ -455,7 +465,7 @@ mod tests {
             let factor = if bytes > bounds.bytes_in_max { slowdown } else { 1.0 };
             let spent = Duration::from_secs_f64(20e-6 * factor * f64::from(items));
             chunker.answered(items, spent, 8);
-            chunker.answered_whole(items, spent, Duration::ZERO, bounds.bytes_in_max);
+            chunker.answered_whole(items, spent, Duration::ZERO, 0.0, bounds.bytes_in_max);
             chunker.proved(items);
         }
         chunker.items(&bounds)
@@ -469,13 +479,20 @@ mod tests {
     }
 
     #[test]
-    fn a_chunk_that_was_formed_is_cut_if_it_became_long_but_not_if_it_would_be_decoded_twice() {
+    fn a_chunk_that_was_formed_is_cut_if_it_became_long_but_not_if_it_would_be_carried_twice() {
         let micros = Duration::from_micros;
-        for (decode, expected) in [(100, Some(10)), (4_000, Some(65_536))] {
+        // By a way of 1 TB/s, or of 1 GB/s.
+        let cases = [
+            (100, 0.0, Some(10)),
+            (4_000, 0.0, Some(65_536)),
+            (100, 1e-12, Some(10)),
+            (100, 1e-9, Some(65_536)),
+        ];
+        for (decode, way, expected) in cases {
             let mut chunker = Chunker::new(Chunking::Automatic);
             chunker.encoded(100, 400 << 20);
             chunker.answered(100, micros(5_000), 0);
-            chunker.answered_whole(100, micros(5_000), micros(decode), BOUNDS.bytes_in_max);
+            chunker.answered_whole(100, micros(5_000), micros(decode), way, BOUNDS.bytes_in_max);
             chunker.proved(100);
             // By weight one item would be a chunk.
             assert_eq!(chunker.items(&BOUNDS), 1);

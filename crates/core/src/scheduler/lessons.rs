@@ -31,7 +31,8 @@ impl Scheduler {
             self.message_cost.learn(now.since(sent).saturating_sub(time).as_secs_f64());
         }
         if let Some(state) = self.jobs.get_mut(&job) {
-            state.chunker.answered_whole(items, time, spent.decode, self.config.chunk_bytes_max);
+            let way = self.config.seconds_per_byte;
+            state.chunker.answered_whole(items, time, spent.decode, way, self.config.chunk_bytes_max);
         }
     }
 
