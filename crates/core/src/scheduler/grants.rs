@@ -172,7 +172,7 @@ impl Scheduler {
         let fitting =
             |room: u64| u32::try_from(room.saturating_sub(growth) / u64::from(size)).unwrap_or(u32::MAX);
         if job.chunker.is_probing() {
-            let probes = 2 * u64::from(self.config.processes);
+            let probes = 2 * u64::from(self.config.processes) * u64::from(size);
             chunks = chunks.min(fitting(probes.saturating_sub(job.unanswered() + credit.items())));
         }
         chunks = chunks.min(fitting(self.stream_room(job, size))).min(fitting(self.buffer_room(job)));
