@@ -45,8 +45,18 @@ class Store:
         becomes memory of this process's own.
         """
 
+class Room:
+    """How much of this process's own memory may be results that lie where an engine has read them."""
+
+    held_bytes: int
+    """Bytes that are held now."""
+
+    def __init__(self, limit: int) -> None: ...
+    def lease(self, bytes: int) -> Lease | None:
+        """What allows so many bytes, which nobody else has, to stay where they lie; None if too many do."""
+
 class Lease:
-    """What may be held of one object of an engine's store."""
+    """What may be held of an object that an engine gave out."""
 
 def let_go(timeout: float) -> None:
     """Waits up to `timeout` seconds until something of a store was let go of, by a thread that could not tell the

@@ -182,7 +182,7 @@ class Pool:
         )
         _ends.pools.add(self)
         if self._cluster is not None:
-            self._cluster.serve(self._native, self._threads, self._preload)
+            self._cluster.serve(self._native, self._threads, self._preload, budget["results_bytes"])
         elif method == "fork":
             _births.serve_forks(self._native)
         if initializer is not None:

@@ -1,4 +1,4 @@
-"""What lies in Ray's object store stays there: it is not copied again, and nobody sees what others write."""
+"""What an engine has brought stays where it lies: it is not copied again, and nobody sees what others write."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ LENGTH = 500_000
 STORE_BYTES = 200 << 20
 
 RAY = [pytest.param("ray", marks=[pytest.mark.xdist_group("ray"), pytest.mark.timeout(120)])]
+DASK = [pytest.param("dask", marks=[pytest.mark.xdist_group("dask"), pytest.mark.timeout(120)])]
 
 
 @pytest.fixture
@@ -256,6 +257,34 @@ def test_memory_of_this_process_is_no_store():
     for small in (_native.Parcel(b"", [np.ones(10)]), _native.Parcel(b"", [])):
         assert _native.place_of(small, 100) == 0 and plasma.Plasma().lease([small]) is None
     assert plasma._descriptor(0, 0) is None
+
+
+# Dask's messages -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("implementation", DASK, indirect=True)
+def test_results_stay_in_the_memory_that_dask_has_read_them_into(pool):
+    room = pool._cluster.engine._room
+    results = pool.map(work.blob, range(8))
+    assert room.held_bytes >= sum(result.nbytes for result in results)
+    for i, result in enumerate(results):
+        assert result.flags.writeable and (result == i).all()
+        result[:] = -i
+    assert all((result == -i).all() for i, result in enumerate(results))
+    del results, result
+    until(lambda: gc.collect() >= 0 and room.held_bytes == 0, "nothing is held", 10)
+
+
+@pytest.mark.parametrize("implementation", DASK, indirect=True)
+def test_results_that_may_not_all_stay_there(Pool, tmp_path):
+    """They are copied, and go to a disk as ever."""
+    with Pool(2, memory_limit="40MB", spill_dir=tmp_path) as pool:
+        results = pool.map(work.blob, range(30))
+        held = pool._cluster.engine._room.held_bytes
+        assert 0 < held <= 10_000_000
+        assert pool._native.counters()["spilled_bytes"] > 0
+        assert all((result == i).all() for i, result in enumerate(results))
+    pool.join()
 
 
 # What is sent is read where it lies ----------------------------------------------------------------------------------

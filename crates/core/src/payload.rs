@@ -480,11 +480,15 @@ impl Bytes {
         }
     }
 
-    /// Where they start, for whoever lends them on as writable memory. Those of an object are copied for that.
+    /// Where they start, for whoever lends them on as writable memory. Those of an object that others have are copied for
+    /// that.
     #[must_use]
     pub fn as_mut_ptr(&mut self) -> *mut u8 {
         match self {
             Bytes::Near(loaned) => {
+                if let Some(start) = loaned.object().own() {
+                    return start;
+                }
                 *self = Bytes::Inline(loaned.object().bytes().into());
                 self.as_mut_ptr()
             }

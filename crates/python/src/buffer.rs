@@ -2,6 +2,7 @@
 //! UNSAFE: addresses of received memory, and slices of Python's buffers.
 
 use crate::numpy_heap;
+use crate::tally::Hold;
 use forklift_core::payload::{Bytes, Loan, Neighbour};
 use forklift_shm::Sharing;
 use pyo3::buffer::PyUntypedBuffer;
@@ -167,25 +168,31 @@ impl Lent {
 /// Memory of a Python object, kept where it is. Nobody but this has the view, so nobody can release it.
 pub(crate) struct Neighbouring {
     view: Py<PyMemoryView>,
-    start: *const u8,
+    start: *mut u8,
     length: usize,
+    /// Set if nobody else has the object: what counts it.
+    own: Option<Arc<Hold>>,
 }
 
 // SAFETY:
-// - `start` points into memory that the view keeps from being freed, moved or resized; it is only read through here.
+// - `start` points into memory that the view keeps from being freed, moved or resized. It is only read through here, but
+//   by the one who has it for its own.
 // - The view is only touched by whoever has the interpreter's lock, and may be dropped in any thread.
 unsafe impl Send for Neighbouring {}
 // SAFETY: as above; the struct itself is never changed.
 unsafe impl Sync for Neighbouring {}
 
 impl Neighbouring {
-    /// The memory of an object that it offers whole; none if it is not contiguous.
-    pub(crate) fn of(object: &Bound<'_, PyAny>) -> PyResult<Option<Self>> {
+    /// The memory of an object that it offers whole; none if it is not contiguous. `own`: nobody else has it, so that its
+    /// receiver may write to it, if it is not read-only.
+    pub(crate) fn of(object: &Bound<'_, PyAny>, own: Option<Arc<Hold>>) -> PyResult<Option<Self>> {
         let view = PyMemoryView::from(object)?;
         let buffer = PyUntypedBuffer::get(&view)?;
-        let Some(bytes) = memory(&buffer) else { return Ok(None) };
-        let (start, length) = (bytes.as_ptr(), bytes.len());
-        Ok(Some(Self { view: view.unbind(), start, length }))
+        if !buffer.is_c_contiguous() || (own.is_some() && buffer.readonly()) {
+            return Ok(None);
+        }
+        let (start, length) = (buffer.buf_ptr().cast(), buffer.len_bytes());
+        Ok(Some(Self { view: view.unbind(), start, length, own }))
     }
 
     /// The view, for one who only reads.
@@ -203,6 +210,10 @@ impl Neighbour for Neighbouring {
         // - The view holds its exporter's buffer, which has so many initialised bytes there, for as long as `self` lives.
         // - Whoever owns the object has promised to leave its contents alone meanwhile; see also `memory`.
         unsafe { std::slice::from_raw_parts(self.start, self.length) }
+    }
+
+    fn own(&self) -> Option<*mut u8> {
+        self.own.as_ref().map(|_| self.start)
     }
 }
 

@@ -1,6 +1,6 @@
 //! The extension module `forklift._native`: translates between Python and the core, and decides nothing.
 //!
-//! floors: error · signals · descriptor · private_heap · numpy_heap · buffer · text · numbers · standin · parcel · store · pickle · shared · sharing · worker · telemetry · onlooker · outcomes · pulls · feed · relay · pool
+//! floors: error · signals · descriptor · private_heap · numpy_heap · tally · buffer · text · numbers · standin · parcel · store · pickle · shared · sharing · worker · telemetry · onlooker · outcomes · pulls · feed · relay · pool
 // Elsewhere the crate is empty: the package installs, and says at the first pool what it lacks.
 #![cfg(target_os = "linux")]
 
@@ -23,6 +23,7 @@ mod sharing;
 mod signals;
 mod standin;
 mod store;
+mod tally;
 mod telemetry;
 mod text;
 mod worker;
@@ -47,6 +48,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<parcel::PyParcel>()?;
     module.add_class::<store::Store>()?;
     module.add_class::<store::Lease>()?;
+    module.add_class::<store::Room>()?;
     module.add_function(wrap_pyfunction!(store::let_go, module)?)?;
     module.add_function(wrap_pyfunction!(store::place_of, module)?)?;
     module.add_class::<relay::Relay>()?;

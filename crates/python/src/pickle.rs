@@ -176,7 +176,7 @@ impl Sink {
                 Way::Copy | Way::Show => None,
                 Way::Lend => heap.and_then(|heap| heap.lend(bytes)).or_else(|| buffer::lend(bytes)),
                 Way::LendStored(lease) => lease.lend(bytes, offered.bind(py)),
-                Way::KeepStored(lease) => lease.keep(bytes, offered.bind(py)),
+                Way::Keep(lease) => lease.keep(bytes, offered.bind(py)),
             });
             sources.push(match lent {
                 Some(loan) => Source::Lend(loan),
@@ -244,8 +244,8 @@ pub(crate) enum Way<'a> {
     Show,
     /// What lies in an engine's store is lent to workers.
     LendStored(&'a Lease),
-    /// What lies in an engine's store becomes a value of this process.
-    KeepStored(&'a Lease),
+    /// What lies in an engine's store, or in memory that nobody else has, becomes a value of this process.
+    Keep(&'a Lease),
 }
 
 /// A smaller buffer is copied rather than shown: as for [`OUT_OF_BAND_BYTES_MIN`].
@@ -261,7 +261,7 @@ fn shown(offered: &Bound<'_, PyAny>, bytes: usize) -> PyResult<Option<Neighbouri
     let kind = raw.getattr(intern!(offered.py(), "obj"))?.get_type();
     let (module, name) = (kind.module()?, kind.name()?);
     if (module == "numpy" && name == "ndarray") || (module == "pyarrow.lib" && name == "Buffer") {
-        Neighbouring::of(&raw)
+        Neighbouring::of(&raw, None)
     } else {
         Ok(None)
     }

@@ -44,7 +44,7 @@ impl Relay {
             Some((_, station)) => station.arena().clone(),
             None => return Err(gone(Error::Gone)),
         };
-        let way = lease.map_or(Way::Copy, Way::KeepStored);
+        let way = lease.map_or(Way::Copy, Way::Keep);
         encode_by(py, parcel.as_any(), &arena, &mut Manner::default(), way)
     }
 }

@@ -7,18 +7,23 @@
 //!
 //! What is held so the store cannot evict. So there is a limit, beyond which everything is copied as it would be without a
 //! store.
+//!
+//! An engine without a store reads what comes into memory that it gives away. That can be kept, too, within a limit.
 
-use crate::buffer::memory;
+use crate::buffer::{Neighbouring, memory};
 use crate::descriptor::adopt;
 use crate::error::raise;
 use crate::parcel::PyParcel;
+use crate::tally::{Hold, Tally};
 use forklift_core::commons::Commons;
 use forklift_core::payload::Loan;
 use forklift_shm::Segment;
 use pyo3::buffer::PyUntypedBuffer;
+use pyo3::intern;
 use pyo3::prelude::*;
+use pyo3::types::PyMemoryView;
 use std::os::fd::RawFd;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -41,33 +46,21 @@ struct Place {
     keeping: AtomicBool,
 }
 
-/// How much of a store is held.
-struct Tally {
-    limit: u64,
-    held: AtomicU64,
-}
+/// How much of this process's own memory may be results that lie where an engine has read them.
+#[pyclass(module = "forklift._native", frozen)]
+pub(crate) struct Room(Arc<Tally>);
 
-/// What may be held of one object of the store's. The store keeps all of it as long as a part of it is held, so all of
-/// it is counted until the last part is let go of.
+/// What may be held of an object that an engine gave out. All of it is counted until its last part is let go of: a store
+/// keeps all as long as a part is held.
 #[pyclass(module = "forklift._native", frozen)]
 pub(crate) struct Lease {
-    place: Arc<Place>,
+    /// None for memory that nobody else has.
+    place: Option<Arc<Place>>,
     hold: Arc<Hold>,
 }
 
-struct Hold {
-    bytes: u64,
-    tally: Arc<Tally>,
-    creator: u32,
-}
-
-impl Drop for Hold {
-    fn drop(&mut self) {
-        if self.creator == std::process::id() {
-            self.tally.held.fetch_sub(self.bytes, Ordering::Relaxed);
-        }
-    }
-}
+/// What is read into memory of its own is kept if it is at least this part of it, one in so many: the rest is held as well.
+const OWN_PART: usize = 2;
 
 /// What keeps bytes in the store.
 struct Pin {
@@ -79,8 +72,8 @@ struct Pin {
 impl Drop for Pin {
     fn drop(&mut self) {
         let object = self.object.take();
-        if self.hold.creator != std::process::id() {
-            // A fork has a copy of the object. To say that it is not needed is its parent's business.
+        if !self.hold.is_ours() {
+            // To say that the object is not needed is the business of this process's parent.
             std::mem::forget(object);
             return;
         }
@@ -110,32 +103,57 @@ pub(crate) fn let_go(py: Python<'_>, timeout: f64) {
     });
 }
 
-impl Lease {
-    /// Where bytes lie in the store, and what keeps them there; nothing if they do not, or are few.
-    fn pin(&self, bytes: &[u8], object: &Bound<'_, PyAny>) -> Option<(u64, Arc<Pin>)> {
-        let offset = bytes.as_ptr().addr().checked_sub(self.place.start)? as u64;
+impl Place {
+    /// Where bytes lie in the store, and what keeps them there; nothing if they do not.
+    fn pin(&self, bytes: &[u8], object: &Bound<'_, PyAny>, hold: &Arc<Hold>) -> Option<(u64, Arc<Pin>)> {
+        let offset = bytes.as_ptr().addr().checked_sub(self.start)? as u64;
         let end = offset.checked_add(bytes.len() as u64)?;
-        if bytes.len() < LENT_BYTES_MIN || end > self.place.segment.bytes() {
-            return None;
-        }
-        let pin = Pin { object: Some(object.clone().unbind()), hold: Arc::clone(&self.hold) };
-        Some((offset, Arc::new(pin)))
+        let pin = || Pin { object: Some(object.clone().unbind()), hold: Arc::clone(hold) };
+        (end <= self.segment.bytes()).then(|| (offset, Arc::new(pin())))
     }
+}
 
+/// An array of bytes that nobody else has, as the value that it is to be; nothing if it is something else, or only a small
+/// part of what would be held.
+fn own(bytes: &[u8], object: &Bound<'_, PyAny>, hold: &Arc<Hold>) -> PyResult<Option<Loan>> {
+    let py = object.py();
+    let view = PyMemoryView::from(object)?;
+    let array = view.getattr(intern!(py, "obj"))?;
+    let kind = array.get_type();
+    if kind.name()? != "ndarray" || kind.module()? != "numpy" {
+        return Ok(None);
+    }
+    let whole: bool = array.getattr(intern!(py, "flags"))?.getattr(intern!(py, "owndata"))?.extract()?;
+    let held: usize = array.getattr(intern!(py, "nbytes"))?.extract()?;
+    if !whole || held > bytes.len().saturating_mul(OWN_PART) {
+        return Ok(None);
+    }
+    let object = Neighbouring::of(&view, Some(Arc::clone(hold)))?;
+    Ok(object.map(|object| Loan::of_neighbour(Arc::new(object))))
+}
+
+impl Lease {
     /// These bytes for workers of this process, which see them copy-on-write. `object` is what the engine gave out for them.
     pub(crate) fn lend(&self, bytes: &[u8], object: &Bound<'_, PyAny>) -> Option<Loan> {
-        let (offset, pin) = self.pin(bytes, object)?;
-        Some(Loan::foreign(Arc::clone(&self.place.segment), offset, bytes.len() as u64, pin))
+        let place = self.place.as_ref().filter(|_| bytes.len() >= LENT_BYTES_MIN)?;
+        let (offset, pin) = place.pin(bytes, object, &self.hold)?;
+        Some(Loan::foreign(Arc::clone(&place.segment), offset, bytes.len() as u64, pin))
     }
 
     /// These bytes for this process itself, which may write to them. `object` as for [`Lease::lend`].
     pub(crate) fn keep(&self, bytes: &[u8], object: &Bound<'_, PyAny>) -> Option<Loan> {
-        let Place { segment, commons, keeping, .. } = &*self.place;
-        if !keeping.load(Ordering::Relaxed) {
+        if bytes.len() < LENT_BYTES_MIN {
             return None;
         }
-        let (offset, pin) = self.pin(bytes, object)?;
-        let bytes = commons.open_within(segment, offset, bytes.len() as u64, pin).ok()?;
+        let Some(place) = &self.place else {
+            // What cannot be looked at is copied.
+            return own(bytes, object, &self.hold).ok().flatten();
+        };
+        if !place.keeping.load(Ordering::Relaxed) {
+            return None;
+        }
+        let (offset, pin) = place.pin(bytes, object, &self.hold)?;
+        let bytes = place.commons.open_within(&place.segment, offset, bytes.len() as u64, pin).ok()?;
         Some(Loan::of_received(bytes))
     }
 }
@@ -148,9 +166,8 @@ impl Store {
     fn new(file: RawFd, start: usize, limit: u64) -> PyResult<Self> {
         let segment = Segment::open_unsealed(adopt(file)?, None).map_err(|error| raise(error.into()))?;
         let commons = Commons::of_segment(Arc::clone(&segment));
-        let tally = Arc::new(Tally { limit, held: AtomicU64::new(0) });
         let place = Place { segment, commons, start, keeping: AtomicBool::new(false) };
-        Ok(Self { place: Arc::new(place), tally })
+        Ok(Self { place: Arc::new(place), tally: Tally::new(limit) })
     }
 
     /// From now on values of this process may be built upon the store. Whoever says so sees to it that `detach` is called
@@ -171,17 +188,32 @@ impl Store {
 
     /// What allows parts of an object of the store's, of so many bytes, to be held; None if too much is.
     fn lease(&self, bytes: u64) -> Option<Lease> {
-        let held = self.tally.held.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        let tally = Arc::clone(&self.tally);
-        // Dropped, it takes off again what was added.
-        let hold = Arc::new(Hold { bytes, tally, creator: std::process::id() });
-        (held <= self.tally.limit).then(|| Lease { place: Arc::clone(&self.place), hold })
+        self.tally.hold(bytes).map(|hold| Lease { place: Some(Arc::clone(&self.place)), hold })
     }
 
     /// Bytes that are held now.
     #[getter]
     fn held_bytes(&self) -> u64 {
-        self.tally.held.load(Ordering::Relaxed)
+        self.tally.held()
+    }
+}
+
+#[pymethods]
+impl Room {
+    #[new]
+    fn new(limit: u64) -> Self {
+        Self(Tally::new(limit))
+    }
+
+    /// What allows so many bytes, which nobody else has, to stay where they lie; None if too many do.
+    fn lease(&self, bytes: u64) -> Option<Lease> {
+        self.0.hold(bytes).map(|hold| Lease { place: None, hold })
+    }
+
+    /// Bytes that are held now.
+    #[getter]
+    fn held_bytes(&self) -> u64 {
+        self.0.held()
     }
 }
 

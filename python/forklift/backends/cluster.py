@@ -107,8 +107,11 @@ class Engine:
         raise NotImplementedError
 
     def lease(self, reply: Reply) -> _native.Lease | None:
-        """Return what allows results to stay in the engine's store, if they lie in one."""
+        """Return what allows results to stay where they came to, if they can."""
         return None
+
+    def hold_at_most(self, results_bytes: int) -> None:
+        """Hear how many bytes of results the pool may hold here."""
 
     def explain(self, error: Exception) -> ForkliftError:
         """Return the failure of items that could not be carried."""
@@ -346,13 +349,18 @@ class Cluster:
     # Births and the end -------------------------------------------------------------------------------------
 
     def serve(
-        self, native: _native.Pool, threads: weakref.WeakSet[threading.Thread], modules: set[str]
+        self,
+        native: _native.Pool,
+        threads: weakref.WeakSet[threading.Thread],
+        modules: set[str],
+        results_bytes: int,
     ) -> None:
         """Have relays stand in for workers when the pool wants some: starts a thread.
 
-        Workers are born with the modules, which may grow.
+        Workers are born with the modules, which may grow. `results_bytes` of results may be held here.
         """
         self.modules = modules
+        self.engine.hold_at_most(results_bytes)
         from forklift.backends.relay import serve
 
         _births.import_before_forks()

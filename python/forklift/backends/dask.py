@@ -51,6 +51,13 @@ LEASE_SECONDS = 60.0
 # keeps its latest messages.
 SCATTERED_BYTES_MIN = 32 << 10
 
+# Results stay in the memory that they came into, up to one part in so many of what results may hold; from there they
+# cannot be moved to a disk.
+RESULTS_PART = 2
+
+# Less is copied sooner than looked at.
+KEPT_BYTES_MIN = 64 << 10
+
 
 @dask.sizeof.sizeof.register(_native.Parcel)  # type: ignore[untyped-decorator, unused-ignore]
 def _parcel_bytes(parcel: _native.Parcel) -> int:
@@ -81,6 +88,7 @@ class DaskEngine(Engine):
         #: Whether workers can be reached from here without the scheduler.
         self.direct = True
         self._watcher: threading.Thread | None = None
+        self._room: _native.Room | None = None
 
     def _connect(self, backend: Any) -> Any:
         if not isinstance(backend, str):
@@ -205,6 +213,14 @@ class DaskEngine(Engine):
                 # The scheduler reaches workers that we do not, behind a gateway or the like.
                 self.direct = False
         return self._client.scatter(parcel, direct=False, hash=False, **where)
+
+    def hold_at_most(self, results_bytes: int) -> None:
+        self._room = _native.Room(results_bytes // RESULTS_PART)
+
+    def lease(self, reply: Reply) -> _native.Lease | None:
+        # Dask reads each large buffer into an array of its own, and hands it over.
+        total = sum(outcome.results.nbytes for outcome in reply.outcomes)
+        return None if self._room is None or total < KEPT_BYTES_MIN else self._room.lease(total)
 
     def explain(self, error: Exception) -> ForkliftError:
         if isinstance(error, MemoryError):

@@ -12,6 +12,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub trait Neighbour: Any + Send + Sync {
     /// Its bytes, which stay as they are for as long as it lives.
     fn bytes(&self) -> &[u8];
+
+    /// Where they start, if nobody else has them, so that their receiver may write there.
+    fn own(&self) -> Option<*mut u8> {
+        None
+    }
 }
 
 /// What a receiver in this process finds [on the table](crate::near).
