@@ -86,7 +86,7 @@ class Relay:
         items: int,
         failed: int,
         last: bool,
-        results: Parcel,
+        results: Any,
         spent: tuple[float, float, float],
         begun: int,
         waited: float,
@@ -94,7 +94,8 @@ class Relay:
         lease: Lease | None,
     ) -> None:
         """Answers the next items of a piece. `spent`: seconds of decoding, calling, encoding there; `begun` and
-        `waited` of the call; `crossing`: seconds of the way there and back. What the `lease` is for stays there.
+        `waited` of the call; `crossing`: seconds of the way there and back. `results`: their parcel, of which stays
+        where it lies what the `lease` is for, or what `fetch`es it.
         """
     def note(self, at: tuple[int, int] | None) -> None:
         """Shows onlookers what the worker elsewhere is at: the first open item of a job, or nothing."""
@@ -240,6 +241,8 @@ class Job:
         """Whether nothing more will come."""
     def submitted(self) -> int:
         """Items submitted so far."""
+    def ending(self) -> Ending:
+        """What can be asked whether the job is finished when this is gone."""
     def answered(self) -> int:
         """Items answered so far."""
     def id(self) -> int:
@@ -250,6 +253,12 @@ class Job:
         """The consumer of a streamed job has taken so many items, and results of this weight."""
     def cancel(self) -> None:
         """Nothing more is wanted."""
+
+class Ending:
+    """The end of a job. It keeps no answers alive."""
+
+    def has_come(self) -> bool:
+        """Whether nothing more will come."""
 
 class Telemetry:
     """The record of one call: figures of which `forklift.report` makes a report."""

@@ -119,6 +119,20 @@ def undecodable_results(
     return [value for value, _ in outcomes], failures
 
 
+def unfetched_results(
+    first: int, count: int, error: BaseException
+) -> tuple[list[object], list[tuple[int, BaseException]]]:
+    """Results of `count` items from `first` on were left on a cluster, and cannot be had any more."""
+    from forklift._failure import words
+    from forklift.errors import WorkerDied
+
+    reason = f"it was done, but its result was left on the cluster and is lost: {words(error)}"
+    failures: list[tuple[int, BaseException]] = [
+        (index, WorkerDied(index, None, None, reason)) for index in range(first, first + count)
+    ]
+    return [None] * count, failures
+
+
 def undecodable_result(error: BaseException) -> BaseException:
     """Say that a result could not be unpickled in the parent."""
     from forklift._failure import words

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import pickle
 import pickletools
+import sys
 from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
@@ -93,6 +94,13 @@ LOST = _Lost()
 #: What is there as soon as it is there: names, numbers, and what names lead to.
 WHOLE = (str, bytes, int, float, type, FunctionType, BuiltinFunctionType)
 
+
+def _is_whole(value: object) -> bool:
+    """Say whether nothing of it can be missing. Arrays of one kind refer to one dtype, made with the first of them."""
+    numpy = sys.modules.get("numpy")
+    return isinstance(value, WHOLE) or (numpy is not None and isinstance(value, numpy.dtype))
+
+
 #: Operations that run nobody's code although they take something off the stack. (What a name leads to is imported, as
 #: the next element that mentions it would have it.)
 HARMLESS = ("MEMOIZE", "POP", "POP_MARK", "STACK_GLOBAL")
@@ -108,9 +116,9 @@ class _Memo(dict[int, Any]):
         return value
 
     def lose_since(self, start: int) -> None:
-        """What an element left behind half built is for nobody; see `WHOLE` for what is not."""
+        """What an element left behind half built is for nobody; see `_is_whole` for what is not."""
         for key in range(start, len(self)):
-            if not isinstance(self.get(key), WHOLE):
+            if not _is_whole(self.get(key)):
                 self[key] = LOST
 
 

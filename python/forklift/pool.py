@@ -444,7 +444,7 @@ class Pool:
                 **options,
             )
             if self._cluster is not None:
-                self._cluster.note(job, *limits)
+                self._cluster.note(job, *limits, options.get("streamed", False))
             return job
         except Exception as error:
             from forklift._outcome import unsendable_function

@@ -264,6 +264,27 @@ def test_what_a_node_had_in_hand_is_reported(mortal):
     assert all(result == i * i for i, result in enumerate(results) if i not in lost)
 
 
+def test_results_that_were_left_on_a_node_that_dies(mortal):
+    nodes, backend, workers = mortal
+    count = 30
+    with forklift.Pool(workers, backend=backend) as pool:
+        staff_everywhere(pool, workers)
+        results = pool.imap(work.blob, range(count), 1)
+        assert next(results)[0] == 0
+        until(lambda: len(pool._cluster.absent._wholes) >= 8, "replies stay on the nodes")
+        nodes.kill_a_node()
+        lost = []
+        for i in range(1, count):
+            try:
+                assert next(results)[0] == i
+            except forklift.WorkerDied as error:
+                assert error.index == i and "lost" in str(error)
+                lost.append(i)
+        assert lost and len(lost) < count - 1
+        assert pool.map(abs, [-1]) == [1]
+    pool.join()
+
+
 def test_a_cluster_that_dies_ends_the_call(implementation, tmp_path):
     if implementation != "dask":
         pytest.skip("a Ray that dies ends this process's own connection, which other tests need")

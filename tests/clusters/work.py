@@ -123,3 +123,11 @@ def kept(_: Any) -> tuple[int, list[float]]:
 def forget(_: Any) -> tuple[int, None]:
     _kept.clear()
     return os.getpid(), None
+
+
+#: The item whose result cannot be rebuilt.
+UNREADABLE = 20
+
+
+def blob_or_unreadable(number: int) -> tuple[np.ndarray, Any]:
+    return blob(number), Unreadable() if number == UNREADABLE else None

@@ -97,6 +97,13 @@ def test_what_a_broken_one_left_half_built_is_for_nobody():
     assert found[2] == "whole"
 
 
+def test_arrays_whose_kind_the_broken_one_was_the_first_to_mention():
+    array = np.arange(5.0)
+    broken, after = salvaged([(array, Broken()), array + 1])
+    assert isinstance(broken, ValueError)
+    np.testing.assert_array_equal(after, array + 1)
+
+
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary(),
     lambda inner: (

@@ -8,6 +8,7 @@ use crate::id::{ChunkId, JobId, WorkerId};
 use crate::machine::MemoryShort;
 use crate::payload::Parcel;
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -158,6 +159,7 @@ pub struct Handle {
     id: JobId,
     state: Mutex<State>,
     changed: Condvar,
+    ended: Arc<AtomicBool>,
     announce: Option<Sender<JobId>>,
 }
 
@@ -177,7 +179,7 @@ impl Handle {
     /// A job that has just begun. Its end is announced to `announce`, if given.
     #[must_use]
     pub fn new(id: JobId, announce: Option<Sender<JobId>>) -> Self {
-        Self { id, state: Mutex::default(), changed: Condvar::new(), announce }
+        Self { id, state: Mutex::default(), changed: Condvar::new(), ended: Arc::default(), announce }
     }
 
     /// Its name.
@@ -224,6 +226,7 @@ impl Handle {
         state.finished = true;
         state.fault = fault;
         drop(state);
+        self.ended.store(true, Ordering::Relaxed);
         self.changed.notify_all();
         if let Some(announce) = &self.announce {
             // Nobody listens any more once the pool is gone.
@@ -254,6 +257,12 @@ impl Handle {
     #[must_use]
     pub fn finished(&self) -> bool {
         self.lock().finished
+    }
+
+    /// What becomes true when it is [`finished`](Self::finished), for whoever is not to keep its answers alive.
+    #[must_use]
+    pub fn ended(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.ended)
     }
 
     /// Items answered so far.

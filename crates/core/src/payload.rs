@@ -525,7 +525,11 @@ impl Parcel {
     /// The weight of the value.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        std::iter::once(&self.stream).chain(&self.buffers).map(|bytes| bytes.as_slice().len() as u64).sum()
+        let weight = |bytes: &Bytes| match bytes {
+            Bytes::Near(loaned) => loaned.object().weight(),
+            bytes => bytes.as_slice().len() as u64,
+        };
+        std::iter::once(&self.stream).chain(&self.buffers).map(weight).sum()
     }
 }
 

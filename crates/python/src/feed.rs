@@ -526,6 +526,11 @@ impl Job {
         self.handle.finished()
     }
 
+    /// What can be asked the same when this is gone.
+    fn ending(&self) -> Ending {
+        Ending(self.handle.ended())
+    }
+
     /// Items submitted so far.
     fn submitted(&self) -> u64 {
         self.position()
@@ -554,5 +559,17 @@ impl Job {
     /// Nothing more is wanted.
     fn cancel(&self) {
         self.pool.cancel(self.handle.id());
+    }
+}
+
+/// The end of a job. It keeps no answers alive.
+#[pyclass(module = "forklift._native", frozen)]
+pub(crate) struct Ending(Arc<AtomicBool>);
+
+#[pymethods]
+impl Ending {
+    /// Whether nothing more will come.
+    fn has_come(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
     }
 }

@@ -1,11 +1,12 @@
 //! The extension module `forklift._native`: translates between Python and the core, and decides nothing.
 //!
-//! floors: error · signals · descriptor · private_heap · numpy_heap · tally · buffer · text · numbers · standin · parcel · store · pickle · shared · sharing · worker · telemetry · onlooker · outcomes · pulls · feed · relay · pool
+//! floors: error · signals · descriptor · private_heap · numpy_heap · tally · buffer · text · numbers · standin · parcel · store · pickle · distant · shared · sharing · worker · telemetry · onlooker · outcomes · pulls · feed · relay · pool
 // Elsewhere the crate is empty: the package installs, and says at the first pool what it lacks.
 #![cfg(target_os = "linux")]
 
 mod buffer;
 mod descriptor;
+mod distant;
 mod error;
 mod feed;
 mod numbers;
@@ -59,6 +60,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(worker::privatize, module)?)?;
     module.add_class::<pool::Pool>()?;
     module.add_class::<feed::Job>()?;
+    module.add_class::<feed::Ending>()?;
     module.add_class::<telemetry::Telemetry>()?;
     module.add_function(wrap_pyfunction!(worker::serve, module)?)?;
     module.add_function(wrap_pyfunction!(pool::cores, module)?)?;

@@ -1,5 +1,6 @@
 //! What a job gives to its caller: results in the order of their items, and failures by index.
 
+use crate::distant;
 use crate::error::death;
 use crate::parcel::PyParcel;
 use crate::pickle::Opened;
@@ -39,6 +40,14 @@ pub(crate) fn open(py: Python<'_>, answer: Answer) -> PyResult<Outcomes<'_>> {
             Ok((PyList::new(py, [py.None()])?, vec![(answer.first, error)]))
         }
         Outcome::Values(parcel) => {
+            let parcel = match distant::fetched(py, parcel) {
+                Ok(parcel) => parcel,
+                Err(error) if error.is_instance_of::<PyKeyboardInterrupt>(py) => return Err(error),
+                Err(error) => {
+                    let lost = (answer.first, answer.items, error.into_value(py));
+                    return failure.call_method1("unfetched_results", lost)?.extract();
+                }
+            };
             let opened = Opened::new(py, parcel)?;
             let mut failures = Vec::new();
             let list = match opened.loads(py).and_then(|list| counted(list, answer.items)) {

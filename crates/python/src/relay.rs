@@ -1,6 +1,7 @@
 //! What stands in for a worker elsewhere: the channel's end, for a thread of this process that passes on what comes.
 
 use crate::descriptor::adopt;
+use crate::distant::stand_in;
 use crate::error::raise;
 use crate::parcel::PyParcel;
 use crate::pickle::{Manner, Way, encode_by};
@@ -12,6 +13,7 @@ use forklift_core::payload::{Parcel, Payload};
 use forklift_core::process::Secret;
 use forklift_core::telemetry::Shift;
 use forklift_core::worker::{Bell, Done, Order, Station};
+use forklift_shm::Arena;
 use pyo3::exceptions::PyEOFError;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
@@ -39,11 +41,15 @@ impl Relay {
         }
     }
 
+    fn arena(&self) -> PyResult<Arena> {
+        match &*self.end() {
+            Some((_, station)) => Ok(station.arena().clone()),
+            None => Err(gone(Error::Gone)),
+        }
+    }
+
     fn pack(&self, py: Python<'_>, parcel: &Bound<'_, PyParcel>, lease: Option<&Lease>) -> PyResult<Payload> {
-        let arena = match &*self.end() {
-            Some((_, station)) => station.arena().clone(),
-            None => return Err(gone(Error::Gone)),
-        };
+        let arena = self.arena()?;
         let way = lease.map_or(Way::Copy, Way::Keep);
         encode_by(py, parcel.as_any(), &arena, &mut Manner::default(), way)
     }
@@ -123,7 +129,8 @@ impl Relay {
     }
 
     /// Answers the next items of a piece. `spent`: seconds of decoding, calling, encoding there; `begun` and `waited` of
-    /// the call; `crossing`: seconds of the way there and back. What the `lease` is for stays there.
+    /// the call; `crossing`: seconds of the way there and back. `results`: their parcel, of which stays where it lies what the
+    /// `lease` is for, or what `fetch`es it.
     #[expect(clippy::too_many_arguments, reason = "from one place")]
     fn answer(
         &self,
@@ -132,14 +139,17 @@ impl Relay {
         items: u32,
         failed: u32,
         last: bool,
-        results: &Bound<'_, PyParcel>,
+        results: &Bound<'_, PyAny>,
         spent: (f64, f64, f64),
         begun: u64,
         waited: f64,
         crossing: f64,
         lease: Option<&Bound<'_, Lease>>,
     ) -> PyResult<()> {
-        let payload = self.pack(py, results, lease.map(Bound::get))?;
+        let payload = match results.cast_exact::<PyParcel>() {
+            Ok(parcel) => self.pack(py, parcel, lease.map(Bound::get))?,
+            Err(_) => stand_in(&self.arena()?, results)?,
+        };
         let seconds = |seconds: f64| Duration::try_from_secs_f64(seconds).unwrap_or_default();
         let [decode, call, encode] = [spent.0, spent.1, spent.2].map(seconds);
         let mean = call / items.max(1);

@@ -16,7 +16,7 @@ use crate::error::raise;
 use crate::parcel::PyParcel;
 use crate::tally::{Hold, Tally};
 use forklift_core::commons::Commons;
-use forklift_core::payload::Loan;
+use forklift_core::payload::{Bytes, Loan, Loaned};
 use forklift_shm::Segment;
 use pyo3::buffer::PyUntypedBuffer;
 use pyo3::intern;
@@ -115,7 +115,7 @@ impl Place {
 
 /// An array of bytes that nobody else has, as the value that it is to be; nothing if it is something else, or only a small
 /// part of what would be held.
-fn own(bytes: &[u8], object: &Bound<'_, PyAny>, hold: &Arc<Hold>) -> PyResult<Option<Loan>> {
+fn own(bytes: &[u8], object: &Bound<'_, PyAny>, hold: &Arc<Hold>) -> PyResult<Option<Neighbouring>> {
     let py = object.py();
     let view = PyMemoryView::from(object)?;
     let array = view.getattr(intern!(py, "obj"))?;
@@ -128,8 +128,13 @@ fn own(bytes: &[u8], object: &Bound<'_, PyAny>, hold: &Arc<Hold>) -> PyResult<Op
     if !whole || held > bytes.len().saturating_mul(OWN_PART) {
         return Ok(None);
     }
-    let object = Neighbouring::of(&view, Some(Arc::clone(hold)))?;
-    Ok(object.map(|object| Loan::of_neighbour(Arc::new(object))))
+    Neighbouring::of(&view, Some(Arc::clone(hold)))
+}
+
+/// What this process may build values upon, and write to.
+enum Kept {
+    Own(Arc<Neighbouring>),
+    Stored(Bytes),
 }
 
 impl Lease {
@@ -141,20 +146,38 @@ impl Lease {
     }
 
     /// These bytes for this process itself, which may write to them. `object` as for [`Lease::lend`].
-    pub(crate) fn keep(&self, bytes: &[u8], object: &Bound<'_, PyAny>) -> Option<Loan> {
+    fn kept(&self, bytes: &[u8], object: &Bound<'_, PyAny>) -> Option<Kept> {
         if bytes.len() < LENT_BYTES_MIN {
             return None;
         }
         let Some(place) = &self.place else {
             // What cannot be looked at is copied.
-            return own(bytes, object, &self.hold).ok().flatten();
+            let own = own(bytes, object, &self.hold).ok().flatten()?;
+            return Some(Kept::Own(Arc::new(own)));
         };
         if !place.keeping.load(Ordering::Relaxed) {
             return None;
         }
         let (offset, pin) = place.pin(bytes, object, &self.hold)?;
         let bytes = place.commons.open_within(&place.segment, offset, bytes.len() as u64, pin).ok()?;
-        Some(Loan::of_received(bytes))
+        Some(Kept::Stored(bytes))
+    }
+
+    /// These bytes for a value of this process, as a relay sends them. `object` as for [`Lease::lend`].
+    pub(crate) fn keep(&self, bytes: &[u8], object: &Bound<'_, PyAny>) -> Option<Loan> {
+        Some(match self.kept(bytes, object)? {
+            Kept::Own(own) => Loan::of_neighbour(own),
+            Kept::Stored(bytes) => Loan::of_received(bytes),
+        })
+    }
+
+    /// The same, as they are received: the bytes that an object offers.
+    pub(crate) fn receive(&self, object: &Bound<'_, PyAny>) -> Option<Bytes> {
+        let buffer = PyUntypedBuffer::get(object).ok()?;
+        Some(match self.kept(memory(&buffer)?, object)? {
+            Kept::Own(own) => Bytes::Near(Loaned::new(own)),
+            Kept::Stored(bytes) => bytes,
+        })
     }
 }
 

@@ -74,6 +74,8 @@ class Request(NamedTuple):
     retained: bool
     retries: int
     task_timeout: float | None
+    apart: bool
+    """Whether the reply, if it is large, is to stay on the cluster."""
     stale: list[int]
     """Keys of values that are not needed any more."""
 
@@ -83,8 +85,8 @@ class Outcome(NamedTuple):
 
     items: int
     failed: int
-    results: _native.Parcel
-    """A pickled list."""
+    results: Any
+    """A pickled list, a parcel. Of a reply that stays on the cluster: the bytes of one, or what stands for it."""
     seconds: tuple[float, float, float]
     """Of decoding, calling, encoding."""
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from forklift import _births, _native
 from forklift.backends.agent import Hello, Reply, Request, Terms, Value, detached, python_version
+from forklift.backends.left import Absent
 from forklift.errors import ForkliftError
 
 if TYPE_CHECKING:
@@ -153,6 +154,7 @@ class Limits(NamedTuple):
 
     retries: int
     task_timeout: float | None
+    streamed: bool
 
 
 class Cluster:
@@ -170,8 +172,9 @@ class Cluster:
         self._place(self.processes)
         self._posts: dict[str, _Post] = {}
         self._terms = terms
-        self._jobs: dict[int, _native.Job] = {}
+        self._endings: dict[int, _native.Ending] = {}
         self._limits: dict[int, Limits] = {}
+        self.absent = Absent()
         #: By job; those of job 0 are everybody's.
         self._values: dict[int, dict[int, _Stored]] = {}
         self._tickets = itertools.count(1)
@@ -272,18 +275,18 @@ class Cluster:
 
     # Calls and what they need -------------------------------------------------------------------------------
 
-    def note(self, job: _native.Job, retries: int, task_timeout: float | None) -> None:
+    def note(self, job: _native.Job, retries: int, task_timeout: float | None, streamed: bool) -> None:
         """A job begins. Those that are over are forgotten: of one that was cancelled no relay may be left to say so."""
         with self._lock:
-            over = [number for number, other in self._jobs.items() if other.finished()]
-            self._jobs[job.id()] = job
-            self._limits[job.id()] = Limits(retries, task_timeout)
+            over = [number for number, ending in self._endings.items() if ending.has_come()]
+            self._endings[job.id()] = job.ending()
+            self._limits[job.id()] = Limits(retries, task_timeout, streamed)
         for number in over:
             self.forget(number)
 
     def limits(self, job: int) -> Limits:
         with self._lock:
-            return self._limits.get(job, Limits(0, None))
+            return self._limits.get(job, Limits(0, None, False))
 
     def ticket(self) -> int:
         """Return a name for a call."""
@@ -319,8 +322,9 @@ class Cluster:
 
     def forget(self, job: int) -> None:
         """A job is over."""
+        self.absent.forget(job)
         with self._lock:
-            self._jobs.pop(job, None)
+            self._endings.pop(job, None)
             self._limits.pop(job, None)
             gone = list(self._values.pop(job, {}).values())
         self._drop(gone)
@@ -378,6 +382,7 @@ class Cluster:
             closed, self._closed = self._closed, True
         if closed:
             return
+        self.absent.fetch_all()
         for remote in self._remotes():
             remote.end()
         self.engine.close()

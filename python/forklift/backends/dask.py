@@ -20,6 +20,7 @@ from typing import Any
 from forklift import _native
 from forklift.backends.agent import Agent, Hello, Reply, Request, Terms, Value, detached
 from forklift.backends.cluster import Engine, Lost, Node, Remote
+from forklift.backends.left import Whole, is_outline, outlined, stood_for
 from forklift.errors import ForkliftError, MemoryLimitExceeded, bounded_text
 
 try:
@@ -273,7 +274,7 @@ class DaskRemote(Remote):
                 if parcel.nbytes < SCATTERED_BYTES_MIN
                 else self._engine.scatter(parcel, self.node.key)
             )
-            future = self._client.submit(
+            reply = self._client.submit(
                 _call,
                 self._pool,
                 pickle.dumps(request, 5),
@@ -285,18 +286,37 @@ class DaskRemote(Remote):
                 pure=False,
                 retries=0,
             )
-            future.add_done_callback(lambda future: self._settle(name, lambda: self._result(future)))
+            if request.apart:
+                self._leave(name, reply)
+            else:
+                reply.add_done_callback(lambda future: self._settle(name, lambda: self._result(future)))
         except Exception as error:
             with self._lock:
                 self._waiting.pop(name, None)
             raise Lost(_in_words(error, self.node)) from error
 
-    def _result(self, future: Any) -> Reply:
-        # Of a worker that dies now Dask would have the task done again, and wait for ever: it is bound to that worker.
-        fetch = asyncio.run_coroutine_threadsafe(
+    def _leave(self, name: str, reply: Any) -> None:
+        """Have only the outline of a reply sent, if it is large."""
+        whole = Whole(lambda: self._fetch(reply), self._engine.lease, lambda: self.lost)
+        outline = self._client.submit(
+            outlined, reply, workers=[self.node.key], key=self._engine.name_call(), pure=False, retries=0
+        )
+
+        def result(outline: Any) -> Reply:
+            found = self._result(outline)
+            return stood_for(found, whole) if is_outline(found) else found
+
+        outline.add_done_callback(lambda future: self._settle(name, lambda: result(future)))
+
+    def _fetch(self, future: Any) -> concurrent.futures.Future[Reply]:
+        return asyncio.run_coroutine_threadsafe(
             self._client.gather(future, direct=self._engine.direct, asynchronous=True),
             self._client.loop.asyncio_loop,
         )
+
+    def _result(self, future: Any) -> Reply:
+        # Of a worker that dies now Dask would have the task done again, and wait for ever: it is bound to that worker.
+        fetch = self._fetch(future)
         while self.lost is None:
             try:
                 reply: Reply = fetch.result(timeout=LOOK_SECONDS)

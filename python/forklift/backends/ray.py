@@ -14,6 +14,7 @@ from typing import Any
 from forklift import _native
 from forklift.backends.agent import Agent, Hello, Reply, Request, Terms, Value
 from forklift.backends.cluster import Engine, Lost, Node, Remote
+from forklift.backends.left import Whole, is_outline, outlined, stood_for
 from forklift.backends.plasma import Plasma
 from forklift.errors import ForkliftError, MemoryLimitExceeded, bounded_text
 
@@ -99,7 +100,7 @@ class RayEngine(Engine):
             ) from None
         except Exception as error:
             raise Lost(_in_words(error, node)) from error
-        return RayRemote(node, handle), hello
+        return RayRemote(node, handle, self.lease), hello
 
     def store(self, parcel: _native.Parcel) -> Any:
         return [ray.put(parcel)]  # In a list, or it would be fetched before a call begins.
@@ -120,9 +121,10 @@ class RayEngine(Engine):
 class RayRemote(Remote):
     """An actor."""
 
-    def __init__(self, node: Node, handle: Any) -> None:
+    def __init__(self, node: Node, handle: Any, lease: Callable[[Reply], _native.Lease | None]) -> None:
         super().__init__(node)
         self._handle = handle
+        self._lease = lease
         self._ended = False
         # It answers when the agent is no more.
         handle.stay.remote().future().add_done_callback(self._left)
@@ -143,8 +145,18 @@ class RayRemote(Remote):
         needs: list[Value],
         done: Callable[[Callable[[], Reply]], None],
     ) -> None:
+        #: What is left of the reply, for its outline. Ray keeps what is called below for longer than it needs it.
+        left: list[Whole] = []
         try:
-            future = self._handle.call.remote(request, parcel, needs).future()
+            if request.apart:
+                reference, stays = self._handle.call_apart.options(num_returns=2).remote(
+                    request, parcel, needs
+                )
+                # It stays for as long as somebody has this.
+                left.append(Whole(stays.future, self._lease, lambda: self.lost))
+                del stays
+            else:
+                reference = self._handle.call.remote(request, parcel, needs)
         except ray.exceptions.RayActorError as error:
             raise Lost(_in_words(error, self.node)) from error
 
@@ -154,11 +166,12 @@ class RayRemote(Remote):
                     reply: Reply = future.result()
                 except (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError) as error:
                     raise Lost(_in_words(error, self.node)) from error
-                return reply
+                whole = left.pop() if left else None
+                return reply if whole is None or not is_outline(reply) else stood_for(reply, whole)
 
             done(result)
 
-        future.add_done_callback(settle)
+        reference.future().add_done_callback(settle)
 
     def send(self, method: str, *arguments: Any) -> None:
         try:
@@ -205,6 +218,14 @@ class RayAgent(Agent):
         """See `Agent.run`."""
         self.keep(needs, _read)
         return self.run(request, parcel)
+
+    def call_apart(
+        self, request: Request, parcel: _native.Parcel, needs: list[Value]
+    ) -> tuple[Reply, Reply | None]:
+        """As `call`, but a large reply is one object, and what crosses at once is its outline."""
+        reply = self.call(request, parcel, needs)
+        outline = outlined(reply)
+        return outline, None if outline is reply else reply
 
 
 def _read(stored: Any) -> _native.Parcel:

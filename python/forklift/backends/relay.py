@@ -16,6 +16,7 @@ from collections.abc import Callable
 from forklift import _births, _native, _zygote
 from forklift.backends.agent import Outcome, Reply, Request, Value, failures
 from forklift.backends.cluster import FUNCTION, Cluster, Lost, Remote
+from forklift.backends.left import LEFT_BYTES_MIN, Left
 from forklift.errors import ForkliftError
 
 __all__ = ["serve"]
@@ -156,7 +157,7 @@ class Relay:
     ) -> None:
         cluster, remote = self._cluster, self._remote
         assert remote is not None
-        retries, task_timeout = cluster.limits(job)
+        retries, task_timeout, streamed = cluster.limits(job)
         request = Request(
             ticket=cluster.ticket(),
             function=FUNCTION | job,
@@ -167,6 +168,8 @@ class Relay:
             retained=retained,
             retries=retries,
             task_timeout=task_timeout,
+            # To leave a reply there costs a message more, so only those are that are likely to be large.
+            apart=streamed and cluster.absent.weight(job) * items >= LEFT_BYTES_MIN,
             stale=_taken(remote.stale),
         )
         if remote.lost is not None:
@@ -214,7 +217,11 @@ class Relay:
         now = time.monotonic()
         crossing = max(0.0, now - max(piece.sent, self._answered) - reply.seconds)
         self._answered = now
-        lease = self._cluster.engine.lease(reply)
+        self._cluster.absent.weigh(piece.job, reply)
+        left = {outcome.results.whole for outcome in reply.outcomes if isinstance(outcome.results, Left)}
+        for whole in left:
+            self._cluster.absent.enter(piece.job, piece.request.first, whole)
+        lease = None if left else self._cluster.engine.lease(reply)
         for outcome in reply.outcomes:
             piece.answered += outcome.items
             self._end.answer(

@@ -13,6 +13,11 @@ pub trait Neighbour: Any + Send + Sync {
     /// Its bytes, which stay as they are for as long as it lives.
     fn bytes(&self) -> &[u8];
 
+    /// What it is to weigh: more than its bytes if it stands for something else.
+    fn weight(&self) -> u64 {
+        self.bytes().len() as u64
+    }
+
     /// Where they start, if nobody else has them, so that their receiver may write there.
     fn own(&self) -> Option<*mut u8> {
         None
@@ -50,11 +55,17 @@ impl Loan {
 /// An object of this process that its sender lent.
 pub struct Loaned {
     object: Arc<dyn Neighbour>,
-    span: Span,
-    owner: Arc<dyn Release>,
+    /// Whom to tell when it is not used any more.
+    lender: Option<(Span, Arc<dyn Release>)>,
 }
 
 impl Loaned {
+    /// One that came by no channel.
+    #[must_use]
+    pub fn new(object: Arc<dyn Neighbour>) -> Self {
+        Self { object, lender: None }
+    }
+
     /// The object.
     #[must_use]
     pub fn object(&self) -> &dyn Neighbour {
@@ -64,13 +75,15 @@ impl Loaned {
 
 impl Drop for Loaned {
     fn drop(&mut self) {
-        self.owner.release(self.span);
+        if let Some((span, owner)) = &self.lender {
+            owner.release(*span);
+        }
     }
 }
 
 impl fmt::Debug for Loaned {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_tuple("Loaned").field(&self.span).finish()
+        formatter.debug_struct("Loaned").finish_non_exhaustive()
     }
 }
 
@@ -95,7 +108,9 @@ impl Release for Passed {
 pub(crate) fn open_near(span: Span, owner: Arc<dyn Release>) -> Result<Bytes> {
     let thing = near::find(span);
     match thing.as_ref().and_then(|thing| thing.downcast_ref::<Near>()) {
-        Some(Near::Object(object)) => Ok(Bytes::Near(Loaned { object: Arc::clone(object), span, owner })),
+        Some(Near::Object(object)) => {
+            Ok(Bytes::Near(Loaned { object: Arc::clone(object), lender: Some((span, owner)) }))
+        }
         Some(Near::Bytes(bytes)) => match bytes.lock().unwrap_or_else(PoisonError::into_inner).take() {
             Some(Bytes::View(view)) => {
                 let (segment, place) = (Arc::clone(view.segment()), view.span());
