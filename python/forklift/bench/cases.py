@@ -199,6 +199,13 @@ def sum_and_work_100_us(numbers: list[float]) -> float:
     return sum(numbers)
 
 
+def len_and_work_100_us(numbers: list[float]) -> int:
+    """The length, and about 100 µs of Python beside it."""
+    work_50_us(0)
+    work_50_us(1)
+    return len(numbers)
+
+
 def digest(blob: bytes) -> bytes:
     return hashlib.blake2b(blob).digest()
 
@@ -261,6 +268,15 @@ CASES: tuple[Case, ...] = (
         1000,
         make_lists,
         sum_and_work_100_us,
+        equal,
+        inherit=True,
+    ),
+    Case(
+        "lists-inherit-len-work",
+        "1000 lists of 10,000 floats by `inherit`, `len` and 100 µs of work each",
+        1000,
+        make_lists,
+        len_and_work_100_us,
         equal,
         inherit=True,
     ),
