@@ -205,11 +205,15 @@ def _held(obj: Any, most: int) -> float:
         parts = obj[:: -(-len(obj) // most)] if obj and most else ()
     else:
         parts = list(itertools.islice(obj.items() if kind is dict else obj, most))
-    inside = sum(
-        _held(part[0], most // 4) + _held(part[1], most // 4) if kind is dict else _held(part, most // 4)
-        for part in parts
+    count = len(parts)
+    if kind is dict:
+        parts = [*itertools.chain.from_iterable(parts)]
+    # Most parts of most items are numbers or text: an inherited map begins when this is done.
+    kinds = set(map(type, parts))
+    inside = (
+        sum(map(sys.getsizeof, parts)) if kinds <= _SIZED else sum(_held(part, most // 4) for part in parts)
     )
-    return sys.getsizeof(obj) + inside / max(len(parts), 1) * len(obj)
+    return sys.getsizeof(obj) + inside / max(count, 1) * len(obj)
 
 
 def forking(processes: int) -> float:
