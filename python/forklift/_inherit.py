@@ -109,7 +109,7 @@ class Crew:
         finally:
             del self._what
         try:
-            job = native.open((Call(number), _ONE), held=True, **options)
+            job = native.open((Call(number), _ONE), held=True, numbered=True, **options)
             native.close()  # It ends with its only job.
             pool._check_running()  # Another thread may have ended the pool in the meantime.
         except BaseException:

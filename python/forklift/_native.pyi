@@ -309,11 +309,13 @@ class Pool:
         task_timeout: float | None = None,
         apply: bool = False,
         sharing: bool = True,
+        numbered: bool = False,
     ) -> Job:
         """Begins a job. `function` is `(callable, shape)`, which crosses once per worker; `chunksize` 0 means
         chosen while running; `held` if all items exist before they are pulled; a `streamed` job waits for its
         consumer, at most `buffersize` items ahead of it (0: bytes alone count); `apply` jobs that follow one
-        another share a record; `sharing`: whether items are looked through for what they share.
+        another share a record; `sharing`: whether items are looked through for what they share;
+        `numbered`: the items are those of `range(items)`.
         """
     def share(
         self, value: Any, one_object: bool = True, key: int | None = None, lease: Lease | None = None

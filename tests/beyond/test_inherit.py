@@ -12,7 +12,7 @@ import time
 import pytest
 
 import forklift
-from forklift import _estimate, _inherit, _threads
+from forklift import _estimate, _inherit, _threads, _zygote
 from tests.patience import until
 
 # pytest-xdist's threads are foreign ones.
@@ -223,6 +223,62 @@ def test_a_killed_worker_costs_its_item_alone(pool):
     died = results.pop(3)
     assert isinstance(died, forklift.WorkerDied) and died.index == 3
     assert results == [0, 1, 2, *range(4, 40)]
+
+
+def test_a_killed_worker_costs_its_item_alone_in_chunks_that_the_pool_chooses(pool):
+    results = pool.map(die_on_three, items_of(3000), on_error="return")
+    died = results.pop(3)
+    assert isinstance(died, forklift.WorkerDied) and died.index == 3
+    assert results == [0, 1, 2, *range(4, 3000)]
+    assert pool.map(die_on_three, items_of(3), retries=2) == [0, 1, 2]
+
+
+@pytest.fixture
+def slow_forks(monkeypatch):
+    """Forks take half a second in the parent, as those of a process with gigabytes do."""
+    fork = _zygote._fork_quietly
+    made = []
+
+    def forked():
+        pid = fork()
+        if pid != 0:
+            made.append(pid)
+            time.sleep(0.5)
+        return pid
+
+    monkeypatch.setattr(_zygote, "_fork_quietly", forked)
+    return made
+
+
+def test_a_worker_that_would_come_too_late_is_not_forked(pool, slow_forks):
+    assert pool.map(lambda item: item[0], items_of(1000)) == list(range(1000))
+    assert pool.map_async(lambda item: item[0], items_of(1000)).get(20) == list(range(1000))
+    until(lambda: not pool._crews, "the end of the workers")
+    assert len(slow_forks) == 2
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_workers_that_are_needed_are_forked_however_long_it_takes(slow_forks, tmp_path, count):
+    def meet(item):
+        (tmp_path / str(item[0])).touch()
+        until(lambda: len(list(tmp_path.iterdir())) == count, "all items have begun")
+        return os.getpid()
+
+    with forklift.Pool(count, inherit=True) as pool:
+        assert len(set(pool.map(meet, items_of(count)))) == count
+    pool.join()
+    assert len(slow_forks) == count
+
+
+def test_an_end_while_forks_wait_for_their_turn(slow_forks):
+    pool = forklift.Pool(4, inherit=True)
+    result = pool.map_async(time.sleep, [60] * 8)
+    until(lambda: slow_forks, "the first fork")
+    pool.terminate()
+    with pytest.raises(forklift.ForkliftError, match="terminated"):
+        result.get(20)
+    pool.join()
+    assert len(slow_forks) < 4 and not _inherit._held
 
 
 def test_maxtasksperchild_counts_calls():

@@ -12,6 +12,7 @@
 //! interpreter's lock, never waits for a child, and does nothing whose time grows with the size of an item.
 
 mod children;
+mod forks;
 mod limits;
 mod looks;
 mod memory;
@@ -22,7 +23,7 @@ mod recovery;
 use crate::config::{SchedulerConfig, SpillConfig, SupervisorConfig};
 use crate::crew::{Arenas, SharedValue, Stock, Worker};
 use crate::error::{Result, system};
-use crate::event::{Command, Event, JobSpec, Wear};
+use crate::event::{Chunking, Command, Event, JobSpec, Wear};
 use crate::handle::{Death, Fault, Handle};
 use crate::id::{ChunkId, JobId, Time, WorkerId};
 use crate::machine::{Machine, MemoryKills};
@@ -35,6 +36,7 @@ use crate::spill::Spiller;
 use crate::supervisor::Supervisor;
 use crate::telemetry::{Census, Flow, Recorder, clock};
 use forklift_shm::{Figures, Scoreboard};
+use forks::Forks;
 use outlook::Outlook;
 use rustix::event::epoll;
 use rustix::fd::OwnedFd;
@@ -113,6 +115,7 @@ struct Job {
     /// All its items have been submitted.
     exhausted: bool,
     task_timeout: Option<Duration>,
+    numbered: bool,
     /// Values that its items refer to, in the order in which workers are told of them.
     shares: Vec<SharedValue>,
     cancelled: bool,
@@ -146,6 +149,7 @@ pub(crate) struct Driver {
     scheduler: Scheduler,
     supervisor: Supervisor,
     birthplace: Birthplace,
+    forks: Forks,
     zygote_watched: bool,
     arenas: Arenas,
     initializer: Option<Payload>,
@@ -227,6 +231,7 @@ impl Driver {
             scheduler: Scheduler::new(scheduler),
             supervisor: Supervisor::new(supervisor),
             birthplace: Birthplace::open(origin)?,
+            forks: Forks::default(),
             zygote_watched: false,
             arenas,
             initializer,
@@ -315,6 +320,7 @@ impl Driver {
         }
         self.watch_time();
         self.settle();
+        self.fork_next();
         Ok(())
     }
 
@@ -328,6 +334,7 @@ impl Driver {
             .chain(trim)
             .chain(overdue)
             .chain(self.memory_look)
+            .chain(self.next_fork())
             .chain(self.next_look())
             .chain(self.next_outlook())
             .min()
@@ -491,6 +498,7 @@ impl Driver {
             exhausted: false,
             streamed: spec.is_streamed(),
             task_timeout: spec.task_timeout,
+            numbered: spec.chunking == Chunking::Numbered,
             shares: Vec::new(),
             cancelled: false,
             known_by: HashSet::new(),

@@ -12,6 +12,9 @@ use std::time::Duration;
 pub enum Chunking {
     /// Chosen while running, from what items cost and weigh.
     Automatic,
+    /// As `Automatic`, of items that are nothing but the numbers of a range: they weigh nothing and are read at once, so a
+    /// chunk is formed of many before anything is known of them, and cut when it is sent.
+    Numbered,
     /// The user's `chunksize`, kept exactly (the last chunk may be shorter).
     Fixed(u32),
 }
@@ -225,6 +228,12 @@ pub enum Event {
         window_bytes: u64,
         /// For `stream_bytes`.
         stream_bytes: u64,
+    },
+    /// Driver: this process is about to fork, and will hardly answer a worker for about so long, as the last fork took. Zero
+    /// when no more forks are due.
+    Forking {
+        /// How long.
+        lasts: Duration,
     },
     /// Driver: a deadline that a machine named has come.
     Tick,

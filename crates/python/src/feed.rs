@@ -87,6 +87,8 @@ pub(crate) struct Job {
     fixed: bool,
     /// Whether items are looked through for what they share: not if they are made as they are pulled, and addresses recur.
     sharing: bool,
+    /// How many there are, if they are numbers from 0 on. Then they are not pulled, but sent as ranges.
+    numbers: Option<u64>,
     /// Nobody will take results any more: whoever feeds drops them.
     abandoned: AtomicBool,
 }
@@ -102,11 +104,12 @@ impl Job {
         fixed: bool,
         manner: Manner,
         share_bytes: Option<u64>,
+        numbers: Option<u64>,
     ) -> Self {
         let sharing = Sharing::new(share_bytes.unwrap_or(0));
         let progress = Mutex::new(Progress { manner, together: held, sharing, ..Progress::default() });
         let (sharing, abandoned) = (share_bytes.is_some(), AtomicBool::new(false));
-        Self { pool, handle, recorder, progress, held, tried_again, fixed, sharing, abandoned }
+        Self { pool, handle, recorder, progress, held, tried_again, fixed, sharing, numbers, abandoned }
     }
 
     /// Where items are packed. One that may be tried again must be as it was, whatever a worker that died has done to it:
@@ -140,7 +143,9 @@ impl Job {
     fn pull(&self, py: Python<'_>, iterator: &Bound<'_, PyIterator>, count: u32) -> PyResult<()> {
         let together = self.progress().together;
         let (begun, apart) = (Instant::now(), self.apart());
-        let more = if together {
+        let more = if let Some(numbers) = self.numbers {
+            self.pull_numbers(py, numbers, count)
+        } else if together {
             self.pull_together(py, iterator, count)
         } else {
             self.pull_one_by_one(py, iterator, count)

@@ -190,9 +190,9 @@ impl Pool {
     }
 
     /// Begins a job. `function` is `(callable, shape)`, which crosses once per worker; `chunksize` 0 means chosen while
-    /// running; `held` if all items exist before they are pulled; a `streamed` job waits for its consumer, at most `buffersize` items ahead of it (0: bytes alone count); `apply` jobs that follow one another share a record; `sharing`: whether items are looked through for what they share.
+    /// running; `held` if all items exist before they are pulled; a `streamed` job waits for its consumer, at most `buffersize` items ahead of it (0: bytes alone count); `apply` jobs that follow one another share a record; `sharing`: whether items are looked through for what they share; `numbered`: the items are those of `range(items)`.
     #[expect(clippy::too_many_arguments, reason = "keyword-only, from one place")]
-    #[pyo3(signature = (function, *, items=None, chunksize=0, held=true, streamed=false, buffersize=0, announce=false, retries=0, task_timeout=None, apply=false, sharing=true))]
+    #[pyo3(signature = (function, *, items=None, chunksize=0, held=true, streamed=false, buffersize=0, announce=false, retries=0, task_timeout=None, apply=false, sharing=true, numbered=false))]
     fn open(
         &self,
         py: Python<'_>,
@@ -207,12 +207,17 @@ impl Pool {
         task_timeout: Option<f64>,
         apply: bool,
         sharing: bool,
+        numbered: bool,
     ) -> PyResult<Job> {
         let mut manner = Manner::towards(self.elsewhere);
         let payload = encode(py, function, self.pool.broadcast(), &mut manner)?;
         let spec = JobSpec {
             items,
-            chunking: if chunksize == 0 { Chunking::Automatic } else { Chunking::Fixed(chunksize) },
+            chunking: match chunksize {
+                0 if numbered && !streamed => Chunking::Numbered,
+                0 => Chunking::Automatic,
+                items => Chunking::Fixed(items),
+            },
             delivery: match (streamed, buffersize) {
                 (false, _) => Delivery::Collected,
                 (true, 0) => Delivery::Streamed(None),
@@ -226,7 +231,8 @@ impl Pool {
         let handle = self.pool.open(payload, spec, announce, Arc::clone(&recorder));
         let (pool, fixed) = (Arc::clone(&self.pool), chunksize != 0);
         let share_bytes = sharing.then_some(self.share_bytes);
-        Ok(Job::new(pool, handle, recorder, held, retries > 0, fixed, manner, share_bytes))
+        let numbers = items.filter(|_| spec.chunking == Chunking::Numbered);
+        Ok(Job::new(pool, handle, recorder, held, retries > 0, fixed, manner, share_bytes, numbers))
     }
 
     /// Sends a value once to each worker that may need it, from now on until `unshare`; returns its key. A worker has

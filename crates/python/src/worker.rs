@@ -16,7 +16,7 @@ use forklift_shm::Phase;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{IntoPyDict, PyDict, PyList, PyTuple, PyType};
+use pyo3::types::{IntoPyDict, PyDict, PyList, PyRange, PyTuple, PyType};
 use std::collections::HashMap;
 use std::os::fd::RawFd;
 use std::time::{Duration, Instant};
@@ -511,12 +511,18 @@ enum Items<'py> {
     Together(Bound<'py, PyList>),
     /// Pickles of lists of one item each: an item is built when its turn comes.
     OneByOne(Bound<'py, PyTuple>),
+    /// Nothing but numbers.
+    Numbers(Bound<'py, PyRange>),
 }
 
 impl<'py> Items<'py> {
     fn new(crossed: Bound<'py, PyAny>) -> PyResult<Self> {
-        match crossed.cast_into::<PyList>() {
-            Ok(items) => Ok(Self::Together(items)),
+        let crossed = match crossed.cast_into::<PyList>() {
+            Ok(items) => return Ok(Self::Together(items)),
+            Err(other) => other.into_inner(),
+        };
+        match crossed.cast_into::<PyRange>() {
+            Ok(numbers) => Ok(Self::Numbers(numbers)),
             Err(other) => Ok(Self::OneByOne(other.into_inner().cast_into::<PyTuple>()?)),
         }
     }
@@ -533,6 +539,7 @@ impl<'py> Items<'py> {
                 let alone = loads(pickles.py(), &pickles.get_item(index)?)?;
                 alone.get_item(0)
             }
+            Self::Numbers(numbers) => numbers.get_item(index),
         }
     }
 }

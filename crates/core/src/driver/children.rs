@@ -1,7 +1,7 @@
 //! The driver's dealings with its children: births, calls, messages, deaths.
 
 use super::{Chunk, Driver, SCOREBOARD_LINES, Watch, now};
-use crate::crew::{Piece, Word, Worker};
+use crate::crew::{ChildEnds, Piece, Word, Worker};
 use crate::error::{Error, Result, system};
 use crate::event::{Event, Whereabouts};
 use crate::handle::{Answer, Cause, Death, Fault, Outcome};
@@ -77,6 +77,14 @@ impl Driver {
         worker.send_with(&start, vec![Arc::new(board)], &self.arenas)?;
         self.by_serial.insert(worker.serial, id);
         self.workers.insert(id, worker);
+        if self.forks_in_turn(id) {
+            self.forks.put(id, ends);
+            return Ok(());
+        }
+        self.begin_birth(id, ends)
+    }
+
+    pub(super) fn begin_birth(&mut self, id: WorkerId, ends: ChildEnds) -> Result<()> {
         let notice = self.birthplace.bear(id, ends.channel, ends.life)?;
         self.watch_zygote()?;
         if let Some(notice) = notice {
@@ -85,7 +93,7 @@ impl Driver {
         Ok(())
     }
 
-    fn stillborn(&mut self, id: WorkerId, reason: &str) {
+    pub(super) fn stillborn(&mut self, id: WorkerId, reason: &str) {
         if self.fault.is_none() {
             self.birth_trouble = Some(reason.into());
             // What ended an earlier birth is not what keeps this one from happening.
@@ -97,6 +105,7 @@ impl Driver {
     }
 
     pub(super) fn forked(&mut self, worker: WorkerId, outcome: std::result::Result<u32, String>) {
+        self.fork_ended(worker);
         let child = outcome.and_then(|pid| Process::new(pid, true).map_err(|error| error.to_string()));
         self.notice(match child {
             Ok(child) => Notice::Born { worker, child },
@@ -476,7 +485,7 @@ impl Driver {
         }
     }
 
-    fn remove(&mut self, id: WorkerId) {
+    pub(super) fn remove(&mut self, id: WorkerId) {
         if let Some(worker) = self.workers.remove(&id) {
             self.by_serial.remove(&worker.serial);
             self.counters.messages_sent += worker.messages;

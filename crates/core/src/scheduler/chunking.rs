@@ -5,6 +5,8 @@
 //! by time                  message cost × 40 ÷ seconds per item       (the message is 2.5 % of the work)
 //!   more than 40 workers   message cost × workers ÷ seconds per item  (the parent keeps up)
 //! growth                   ≤ 8 × the largest piece that came back     (early mistakes stay cheap)
+//! forks to come            ≥ time of a fork × 1.5 ÷ mean seconds per item; growth from 8 on ≤ 64 ×; tail ≤ ⌈… ÷ workers⌉
+//!                          (nobody answers meanwhile)
 //! tail, length known       ≤ ⌈items not yet sent ÷ (2 × workers)⌉,    (all workers end together)
 //!                          but ≥ message cost × 4 ÷ seconds per item  (the tail is not all overhead)
 //! by weight                ≤ bytes allowed ÷ bytes per item, in and out
@@ -32,6 +34,12 @@ const WORK_PER_MESSAGE_MIN: f64 = 4.0;
 /// A chunk has at most this many times the items of the largest piece that came back. Four generations from 1
 /// reach 4096; and if the first items were unusually cheap, a chunk of eight times what was seen is no disaster.
 const GROWTH_MAX: u32 = 8;
+
+/// While this process forks, a chunk lasts this many times as long as a fork: nobody answers a worker before that is done.
+const FORKS_PER_CHUNK: f64 = 1.5;
+
+/// … and it may grow faster, once as many items as a second chunk has were seen: there is time for few chunks before the fork.
+const GROWTH_MAX_FORKING: u32 = 64;
 
 /// Chunks per worker over which the tail is spread.
 const TAIL_SHARES: u64 = 2;
@@ -191,6 +199,8 @@ pub(super) struct Bounds {
     pub(super) message_cost: Duration,
     pub(super) workers: u32,
     pub(super) probe_items: u32,
+    /// How long this process will be busy with a fork; zero if none is due.
+    pub(super) forking: Duration,
     /// Items that no worker was given yet, where it is known how many these are.
     pub(super) remaining: Option<u64>,
     pub(super) bytes_in_max: u64,
@@ -222,7 +232,7 @@ impl Chunker {
     }
 
     pub(super) fn is_automatic(&self) -> bool {
-        self.chunking == Chunking::Automatic
+        !matches!(self.chunking, Chunking::Fixed(_))
     }
 
     /// Whether sizes are still a guess: only single items are sent, and few of them.
@@ -266,6 +276,7 @@ impl Chunker {
     pub(super) fn items(&self, bounds: &Bounds) -> u32 {
         match self.chunking {
             Chunking::Fixed(items) => items.max(1),
+            Chunking::Numbered => ITEMS_MAX as u32,
             Chunking::Automatic if !self.seconds.known() => probe(bounds),
             Chunking::Automatic => whole(self.by_time(bounds).min(self.by_weight(bounds))),
         }
@@ -274,23 +285,30 @@ impl Chunker {
     /// How many items of a chunk that was formed already should go to one worker, if it is to be cut at all: it may have
     /// become too long since, or its results too heavy; its own weight has been paid for.
     pub(super) fn items_of_ready(&self, bounds: &Bounds) -> Option<u32> {
+        if self.chunking == Chunking::Numbered && self.is_probing() {
+            return Some(probe(bounds));
+        }
         if !self.is_automatic() || self.is_probing() {
             return None;
         }
         let results = fitting(bounds.bytes_out_max, self.bytes_out);
-        let dear = self.carrying_share.mean() > CARRYING_SHARE_MAX;
+        let dear = self.chunking != Chunking::Numbered && self.carrying_share.mean() > CARRYING_SHARE_MAX;
         Some(whole(if dear { results } else { results.min(self.by_time(bounds)) }))
     }
 
     fn by_time(&self, bounds: &Bounds) -> f64 {
         let message = bounds.message_cost.as_secs_f64();
         // A clock too coarse to see an item must not divide by zero.
-        let cost = self.seconds.prudent().max(1e-10);
+        // Before a fork too long is the smaller mistake.
+        let forking = !bounds.forking.is_zero();
+        let cost = if forking { self.seconds.mean() } else { self.seconds.prudent() }.max(1e-10);
         let work = WORK_PER_MESSAGE.max(f64::from(bounds.workers));
-        let mut items = (work * message / cost).min(ITEMS_MAX);
-        items = items.min(f64::from(self.proven.saturating_mul(GROWTH_MAX)));
+        let seconds = (work * message).max(FORKS_PER_CHUNK * bounds.forking.as_secs_f64());
+        let mut items = (seconds / cost).min(ITEMS_MAX);
+        let growth = if forking && self.proven >= GROWTH_MAX { GROWTH_MAX_FORKING } else { GROWTH_MAX };
+        items = items.min(f64::from(self.proven.saturating_mul(growth)));
         if let Some(remaining) = bounds.remaining {
-            let shares = TAIL_SHARES * u64::from(bounds.workers.max(1));
+            let shares = if forking { 1 } else { TAIL_SHARES } * u64::from(bounds.workers.max(1));
             let least = (WORK_PER_MESSAGE_MIN * message / cost).ceil();
             items = items.min((remaining.div_ceil(shares) as f64).max(least));
         }
@@ -337,6 +355,7 @@ mod tests {
         message_cost: Duration::from_micros(60),
         workers: 2,
         probe_items: 1,
+        forking: Duration::ZERO,
         remaining: None,
         bytes_in_max: 4 << 20,
         bytes_in_far: 16 << 20,
@@ -514,6 +533,15 @@ mod tests {
         // One in ten is late, since something else had the core.
         let disturbed = settled(|i| if i % 10 == 0 { 3_000 } else { 100 });
         assert!((90..=110).contains(&disturbed), "{disturbed}");
+    }
+
+    #[test]
+    fn before_a_fork_chunks_last_as_long_as_it_will() {
+        let bounds = Bounds { forking: Duration::from_millis(20), ..BOUNDS };
+        check(|_| 100e-6, 1, bounds, &[1, 8, 300, 300]);
+        // Of dear items it is as many as fit, of cheap ones no more than were found to be cheap.
+        check(|_| 10e-3, 1, bounds, &[1, 3, 3]);
+        check(|_| 1e-6, 1, bounds, &[1, 8, 512, 30_000]);
     }
 
     #[test]

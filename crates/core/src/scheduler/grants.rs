@@ -115,7 +115,9 @@ impl Scheduler {
     /// Bytes that one item of the job is expected to weigh.
     fn item_weight(&self, job: &Job) -> f64 {
         let (own, others) = (job.chunker.bytes_in, self.first_weights);
-        if own.known() {
+        if job.is_numbered() {
+            0.0
+        } else if own.known() {
             own.prudent()
         } else if others.known() {
             others.prudent()
@@ -171,7 +173,7 @@ impl Scheduler {
         let growth = credit.growth(size);
         let fitting =
             |room: u64| u32::try_from(room.saturating_sub(growth) / u64::from(size)).unwrap_or(u32::MAX);
-        if job.chunker.is_probing() {
+        if job.chunker.is_probing() && !job.is_numbered() {
             let probes = 2 * u64::from(self.config.processes) * u64::from(size);
             chunks = chunks.min(fitting(probes.saturating_sub(job.unanswered() + credit.items())));
         }

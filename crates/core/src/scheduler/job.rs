@@ -14,7 +14,7 @@
 
 use super::budget::Credit;
 use super::chunking::Chunker;
-use crate::event::{Delivery, JobSpec};
+use crate::event::{Chunking, Delivery, JobSpec};
 use crate::id::{ChunkId, JobId, WorkerId};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -162,6 +162,11 @@ impl Job {
         self.spec.is_streamed()
     }
 
+    /// Whether its items are numbers: see [`Chunking::Numbered`].
+    pub(super) fn is_numbered(&self) -> bool {
+        self.spec.chunking == Chunking::Numbered
+    }
+
     /// The consumer of a streamed job took results.
     pub(super) fn consume(&mut self, items: u64, bytes: u64) {
         let over = self.answered + self.lost;
@@ -176,7 +181,6 @@ impl Job {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::Chunking;
 
     fn job(items: Option<u64>) -> Job {
         let delivery = Delivery::Streamed(Some(0));

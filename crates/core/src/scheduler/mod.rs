@@ -47,6 +47,7 @@ mod chunking;
 mod grants;
 mod job;
 mod lessons;
+mod outlook;
 mod placement;
 mod recovery;
 mod seats;
@@ -101,6 +102,8 @@ pub struct Scheduler {
     /// Streamed jobs that are not finished.
     streams: u64,
     unbounded: bool,
+    /// How long this process will be busy with a fork; zero if none is due.
+    forking: Duration,
     /// No job is taken any more.
     closed: bool,
     /// Items that were tried again after their worker died.
@@ -128,6 +131,7 @@ impl Scheduler {
             first_weights: Trend::default(),
             streams: 0,
             unbounded: false,
+            forking: Duration::ZERO,
             closed: false,
             retried: 0,
             effort: 0,
@@ -182,6 +186,7 @@ impl Scheduler {
                 self.returned(now, worker, chunk, items, bytes, spent, out);
             }
             Event::Unreadable { worker, chunk } => self.unreadable(worker, chunk, out),
+            Event::Forking { lasts } => self.forking = lasts,
             Event::Exited { worker, at } => self.exited(worker, at, out),
             Event::Stillborn { .. } | Event::Excused { .. } | Event::Wanted | Event::Tick => {}
         }
@@ -460,6 +465,10 @@ impl Scheduler {
         if let Some(worker) = self.bench.idle() {
             return Some(worker);
         }
+        if !self.forking.is_zero() {
+            // What follows should last as long as the fork, and be sent when the next answer has shown how much that is.
+            return None;
+        }
         let brief = self.config.brief.as_secs_f64();
         let state = self.jobs.get(&job)?;
         let next = self.expected(job, self.cut(state, *state.ready.front()?));
@@ -558,6 +567,7 @@ impl Scheduler {
         Bounds {
             message_cost: self.message_cost.get(),
             probe_items: self.config.probe_items,
+            forking: self.forking,
             workers: self.config.processes,
             remaining: job.undispatched(),
             bytes_in_max: bytes_max.min(self.window.bytes_max() / shares),

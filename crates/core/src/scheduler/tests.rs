@@ -4,6 +4,7 @@
 //! its first three), `retire c1`, `reclaim c1`, `lose j0 i7`, `finish j0`, `interrupt w0`.
 
 mod again;
+mod numbered;
 mod probe;
 mod shortage;
 

@@ -177,7 +177,7 @@ impl Audit {
             Event::Returned { worker, chunk, items, bytes, .. } => self.answer(worker, chunk, items, bytes),
             Event::Unreadable { worker, chunk } => self.give_back(worker, chunk),
             Event::Exited { worker, at } => self.exit(worker, at),
-            Event::Tick => {}
+            Event::Forking { .. } | Event::Tick => {}
         }
     }
 
@@ -486,7 +486,8 @@ impl Audit {
         }
         let window = self.plan.scheduler.window_bytes;
         if self.plan.steady {
-            let fits = self.in_flight <= window || self.chunks.len() == 1;
+            let heavy = self.chunks.values().filter(|chunk| chunk.bytes > 0).count();
+            let fits = self.in_flight <= window || heavy == 1;
             assert!(fits, "{} bytes in {} chunks in flight", self.in_flight, self.chunks.len());
         }
         if self.in_flight > window {
@@ -507,7 +508,7 @@ impl Audit {
             // Until the first answer, each worker may have a chunk; later, one chunk may exceed the limit.
             let chunk = match plan.chunking {
                 forklift_core::event::Chunking::Fixed(items) => u64::from(items),
-                forklift_core::event::Chunking::Automatic => 1,
+                forklift_core::event::Chunking::Automatic | forklift_core::event::Chunking::Numbered => 1,
             };
             let limit =
                 config.stream_bytes + weight * chunk * u64::from(self.processes.max(config.processes));

@@ -119,6 +119,8 @@ impl World {
             let window_bytes = admitted(plan.scheduler.window_bytes, halvings);
             let stream_bytes = admitted(plan.scheduler.stream_bytes, halvings);
             self.at(at, Happening::Tell(Event::Admitted { window_bytes, stream_bytes }));
+            let lasts = Duration::from_millis(10) * halvings;
+            self.at(at, Happening::Tell(Event::Forking { lasts }));
         }
         if let Some(at) = plan.unbounded {
             self.at(at, Happening::Tell(Event::Unbounded));

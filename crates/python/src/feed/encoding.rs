@@ -2,13 +2,13 @@
 
 use super::Job;
 use crate::parcel::PyParcel;
-use crate::pickle::{Manner, Sink, Way, dump, dump_list, encode_by, refuse};
+use crate::pickle::{Manner, Sink, Way, dump, dump_list, encode, encode_by, refuse};
 use crate::store::Lease;
 use forklift_core::id::ChunkId;
 use forklift_core::payload::Payload;
 use pyo3::exceptions::{PyException, PyRuntimeError};
 use pyo3::prelude::*;
-use pyo3::types::{PyList, PyTuple};
+use pyo3::types::{PyList, PyRange, PyTuple};
 
 impl Job {
     /// Encodes a list of items, the first of which has index `first`.
@@ -49,6 +49,19 @@ impl Job {
             }
         }
         dump_list(py, items, &mut manner)
+    }
+
+    /// Submits the next numbers of so many in all. Whether there are more.
+    pub(super) fn pull_numbers(&self, py: Python<'_>, numbers: u64, count: u32) -> PyResult<bool> {
+        let first = self.position();
+        let count = u32::try_from(numbers.saturating_sub(first)).unwrap_or(u32::MAX).min(count);
+        let end = first + u64::from(count);
+        if count > 0 {
+            let range = PyRange::new(py, first.cast_signed() as isize, end.cast_signed() as isize)?;
+            let payload = encode(py, range.as_any(), self.arena(), &mut Manner::default())?;
+            self.submit(count, payload, None);
+        }
+        Ok(end < numbers)
     }
 
     pub(super) fn restore(&self, py: Python<'_>, chunk: ChunkId) -> PyResult<()> {
