@@ -101,3 +101,25 @@ def test_a_closed_pool_says_so(pool):
     for call in (pool.workers, lambda: pool.resize(2)):
         with pytest.raises(ValueError, match="Pool not running"):
             call()
+
+
+def pid_after(seconds):
+    time.sleep(seconds)
+    return os.getpid()
+
+
+#: Items that turn dear when a long chunk of cheap ones has been sent already.
+TURNING_DEAR = [0.0] * 40_000 + [0.02] * 40
+
+
+def test_a_chunk_that_takes_far_longer_than_was_thought_is_shared(pool):
+    for _ in range(3):  # Also by workers that gave one back before.
+        pids = pool.map(pid_after, TURNING_DEAR)
+        dear = pids[-40:]
+        assert min(dear.count(pid) for pid in set(dear)) >= 10 and len(set(dear)) == 2
+    assert pool.report().staff["deaths"] == 0
+
+
+def test_a_chunk_of_the_users_own_size_is_not(pool):
+    pids = pool.map(pid_after, TURNING_DEAR, 20_020)
+    assert len(set(pids[20_020:])) == 1

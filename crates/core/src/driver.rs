@@ -521,15 +521,6 @@ impl Driver {
         flow
     }
 
-    /// Everything that waits gets this fault, and all that comes.
-    fn fail(&mut self, fault: Fault) {
-        let fault = self.fault.get_or_insert(fault).clone();
-        self.status.break_with(&fault);
-        for job in self.jobs.values() {
-            job.handle.finish(Some(fault.clone()));
-        }
-    }
-
     fn perform(&mut self, command: Command) {
         match command {
             Command::Grant { job, chunks, items } => {
@@ -537,7 +528,9 @@ impl Driver {
                     job.handle.grant(chunks, items);
                 }
             }
-            Command::Dispatch { worker, chunk, skip, items } => self.dispatch(worker, chunk, skip, items),
+            Command::Dispatch { worker, chunk, skip, items, patience } => {
+                self.dispatch(worker, chunk, skip, items, patience);
+            }
             Command::Retire { chunk } => {
                 self.chunks.remove(&chunk);
             }

@@ -252,7 +252,8 @@ pub enum Command {
         /// Items in each.
         items: u32,
     },
-    /// Scheduler: send a piece of a chunk: `items` items, leaving out its first `skip`. `Returned` follows.
+    /// Scheduler: send a piece of a chunk: `items` items, leaving out its first `skip`. `Returned` follows, or
+    /// `Surrendered`.
     Dispatch {
         /// To whom.
         worker: WorkerId,
@@ -262,6 +263,8 @@ pub enum Command {
         skip: u32,
         /// Items to do.
         items: u32,
+        /// When it has been at them for so long, it gives back those that it has not begun. None: it does all.
+        patience: Option<Duration>,
     },
     /// Scheduler: this chunk is over (all answered, lost or cancelled); its payload is not needed again.
     Retire {

@@ -60,6 +60,8 @@ pub enum ToWorker {
         items: u32,
         /// Whether the piece may be given back, to be encoded in another way.
         retained: bool,
+        /// After so many microseconds, give back what was not begun. 0: never.
+        patience: u32,
         /// The function, if this worker has not had it yet.
         function: Option<Outline>,
         /// The chunk: a pickled list of items.
@@ -152,7 +154,7 @@ pub enum ToParent {
         /// How much.
         own_bytes: u64,
     },
-    /// One that has outgrown its limit gives a piece back, or the rest of it.
+    /// A piece, or the rest of it, is given back: this worker has outgrown its limit, or is at it for longer than it should.
     Surrendered {
         /// Of which chunk.
         chunk: ChunkId,
@@ -188,14 +190,15 @@ impl ToWorker {
                 out.u8(b'M').u32(id.0).u64(*bytes);
                 out.u8(u8::from(*sharing == Sharing::Private) | u8::from(!*sealed) << 1);
             }
-            Self::Call { job, chunk, first, skip, items, retained, function, payload } => {
+            Self::Call { job, chunk, first, skip, items, retained, patience, function, payload } => {
                 out.u8(b'C')
                     .u64(job.0)
                     .u64(chunk.0)
                     .u64(*first)
                     .u32(*skip)
                     .u32(*items)
-                    .u8(u8::from(*retained));
+                    .u8(u8::from(*retained))
+                    .u32(*patience);
                 out.option(function.as_ref()).outline(payload);
             }
             Self::Share { job, key, keep, value } => {
@@ -250,6 +253,7 @@ impl ToWorker {
                 skip: from.u32()?,
                 items: from.u32()?,
                 retained: from.bool()?,
+                patience: from.u32()?,
                 function: from.option()?,
                 payload: from.outline()?,
             },

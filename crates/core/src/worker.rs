@@ -75,6 +75,8 @@ pub struct Call {
     pub items: u32,
     /// Whether the piece may be [given back](Station::give_back).
     pub retained: bool,
+    /// When to [surrender](Station::surrender) what is not begun of it.
+    pub until: Option<Time>,
     /// The function, the first time.
     pub function: Option<Parcel>,
     /// The pickled list of the chunk's items.
@@ -313,7 +315,7 @@ impl Station {
                 self.surrender(chunk)?;
                 Ok(None)
             }
-            ToWorker::Call { job, chunk, first, skip, items, retained, function, payload } => {
+            ToWorker::Call { job, chunk, first, skip, items, retained, patience, function, payload } => {
                 let within = skip.checked_add(items).and_then(|end| first.checked_add(u64::from(end)));
                 if items == 0 || within.is_none() {
                     return Err(Error::Malformed("a piece of no items, or of more than can be counted"));
@@ -322,8 +324,20 @@ impl Station {
                 let waited = begun.since(self.free_since);
                 let function = function.map(|outline| self.holdings.open(outline)).transpose()?;
                 let payload = self.holdings.open(payload)?;
-                let call =
-                    Call { job, chunk, first, skip, items, retained, function, payload, begun, waited };
+                let until = (patience > 0).then(|| begun.after(Duration::from_micros(patience.into())));
+                let call = Call {
+                    job,
+                    chunk,
+                    first,
+                    skip,
+                    items,
+                    retained,
+                    until,
+                    function,
+                    payload,
+                    begun,
+                    waited,
+                };
                 Ok(Some(Order::Call(call)))
             }
             ToWorker::Share { job, key, keep, value } => {
@@ -442,7 +456,8 @@ impl Station {
         Ok(true)
     }
 
-    /// Gives a piece back, or what is not answered of it, since this worker has outgrown its limit.
+    /// Gives a piece back, or what is not answered of it, since this worker has outgrown its limit, or is at it for longer
+    /// than it should.
     ///
     /// # Errors
     /// [`Error::Gone`].

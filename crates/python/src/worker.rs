@@ -322,6 +322,18 @@ impl Server {
                 0 => self.watch.start(now),
                 done => self.watch.lap(now, done - 1),
             }
+            if index > 0 && call.until.is_some_and(|until| now >= until) {
+                drop(items);
+                self.functions.insert(job, function);
+                let first = item - batch.results.len() as u64;
+                if !batch.results.is_empty() {
+                    self.answer(py, job, chunk, first, batch, false)?;
+                }
+                self.station.mark_idle();
+                self.station.surrender(chunk)?;
+                self.worked = Some(Instant::now());
+                return Ok(());
+            }
             if now.since(shown) >= ANSWER_INTERVAL && !batch.results.is_empty() {
                 let first = item - batch.results.len() as u64;
                 batch = self.answer(py, job, chunk, first, batch, false)?;

@@ -177,7 +177,14 @@ impl Driver {
         self.watch_for_room(id);
     }
 
-    pub(super) fn dispatch(&mut self, id: WorkerId, chunk_id: ChunkId, skip: u32, items: u32) {
+    pub(super) fn dispatch(
+        &mut self,
+        id: WorkerId,
+        chunk_id: ChunkId,
+        skip: u32,
+        items: u32,
+        patience: Option<Duration>,
+    ) {
         let (Some(worker), Some(chunk)) = (self.workers.get_mut(&id), self.chunks.get(&chunk_id)) else {
             return;
         };
@@ -205,6 +212,7 @@ impl Driver {
             skip: skip.saturating_add(chunk.lead),
             items,
             retained: chunk.retained && !chunk.divided,
+            patience: patience.map_or(0, |time| u32::try_from(time.as_micros()).unwrap_or(u32::MAX).max(1)),
             function: new.then(|| job.function.outline()),
             payload: chunk.payload.outline(),
         };

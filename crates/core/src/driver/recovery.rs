@@ -1,8 +1,8 @@
-//! What the scheduler orders after a death: items are encoded again, or reported as lost.
+//! What follows from a death: items are encoded again, or reported as lost; or nothing can go on.
 
 use super::Driver;
 use crate::event::Event;
-use crate::handle::{Answer, Death, Outcome};
+use crate::handle::{Answer, Death, Fault, Outcome};
 use crate::id::{ChunkId, JobId, WorkerId};
 
 impl Driver {
@@ -35,5 +35,14 @@ impl Driver {
             bytes: 0,
             spent: crate::event::Spent::default(),
         });
+    }
+
+    /// Everything that waits gets this fault, and all that comes.
+    pub(super) fn fail(&mut self, fault: Fault) {
+        let fault = self.fault.get_or_insert(fault).clone();
+        self.status.break_with(&fault);
+        for job in self.jobs.values() {
+            job.handle.finish(Some(fault.clone()));
+        }
     }
 }

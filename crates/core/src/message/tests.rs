@@ -35,8 +35,8 @@ fn to_worker() -> impl Strategy<Value = ToWorker> {
             let sharing = if private { Sharing::Private } else { Sharing::Shared };
             ToWorker::Segment { id: SegmentId(id), bytes, sharing, sealed }
         }),
-        (any::<[u64; 3]>(), any::<[u32; 2]>(), any::<bool>(), prop::option::of(outline()), outline())
-            .prop_map(|([job, chunk, first], [skip, items], retained, function, payload)| {
+        (any::<[u64; 3]>(), any::<[u32; 3]>(), any::<bool>(), prop::option::of(outline()), outline())
+            .prop_map(|([job, chunk, first], [skip, items, patience], retained, function, payload)| {
                 ToWorker::Call {
                     job: JobId(job),
                     chunk: ChunkId(chunk),
@@ -44,6 +44,7 @@ fn to_worker() -> impl Strategy<Value = ToWorker> {
                     skip,
                     items,
                     retained,
+                    patience,
                     function,
                     payload,
                 }

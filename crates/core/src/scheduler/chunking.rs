@@ -17,6 +17,7 @@
 //! "Per item" is the prudent estimate, mean plus spread: items that vary get smaller chunks. Pure arithmetic;
 //! called for every grant and every dispatch, constant time.
 
+use super::trend::Trend;
 use crate::event::{Chunking, Spent};
 use std::time::Duration;
 
@@ -60,6 +61,10 @@ pub(super) const FAR_FACTOR: u64 = 4;
 /// is sent all and decodes all.
 const CARRYING_SHARE_MAX: f64 = 0.2;
 
+/// A piece that takes this many times as long as was thought was thought too small a part: what is left of it is cut anew.
+/// Not before it is worth a message, though.
+const SURPRISE: f64 = 4.0;
+
 /// Pieces of either kind that are looked at before one is preferred.
 const LOOKS: u32 = 4;
 
@@ -75,59 +80,6 @@ const MESSAGE_COST_STEP: f64 = 0.025;
 /// What picklers take for a piece whatever is in it, measured with eight integers. It is not its items': counted as theirs
 /// it would make the first, short pieces seem ten times as costly for each item as long ones, and growth a slow affair.
 const PIECE_COST: Duration = Duration::from_micros(20);
-
-/// Weight of a usual observation in the mean; an unusual one (outside of ×¼ … ×2) weighs [`ABRUPT`], so that a job
-/// whose items change half-way is followed
-/// within one or two dozen messages even if their cost changes a thousandfold.
-const USUAL: f64 = 0.25;
-const ABRUPT: f64 = 0.5;
-
-/// An exponentially weighted mean, with the mean deviation from it.
-///
-/// An observation of many items says more than all those of few before it, and weighs more accordingly: while chunks grow
-/// eightfold, what was learned from short ones is soon forgotten. Equal ones weigh [`USUAL`].
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub(super) struct Trend {
-    mean: f64,
-    spread: f64,
-    /// Of how many items it has the memory.
-    items: f64,
-}
-
-impl Trend {
-    /// Learns that each of so many items had this value.
-    pub(super) fn learn(&mut self, value: f64, items: u32) {
-        let items = f64::from(items.max(1));
-        let share = items / (items + self.items);
-        if !self.known() {
-            *self = Trend { mean: value, spread: 0.0, items };
-            return;
-        }
-        // Of the deviation, what it would be from a mean that knows these items.
-        let deviation = (value - self.mean).abs() * ((1.0 - share) / (1.0 - USUAL)).min(1.0);
-        self.spread += weight(deviation, self.spread).max(share) * (deviation - self.spread);
-        self.mean += weight(value, self.mean).max(share) * (value - self.mean);
-        self.items = (self.items + items) * (1.0 - USUAL);
-    }
-
-    pub(super) fn known(&self) -> bool {
-        self.items > 0.0
-    }
-
-    pub(super) fn mean(&self) -> f64 {
-        self.mean
-    }
-
-    /// What to expect if one had rather be surprised by less: mean plus spread.
-    pub(super) fn prudent(&self) -> f64 {
-        self.mean + self.spread
-    }
-
-    /// What `count` of them together will hardly exceed.
-    pub(super) fn at_most(&self, count: u32) -> f64 {
-        self.mean * f64::from(count) + 2.0 * self.spread
-    }
-}
 
 /// What one message costs whatever it carries, both ways, with the wake-ups: learned from pieces that found their worker
 /// idle and were answered at once. The time until the answer that was not spent on the piece is the message's.
@@ -292,8 +244,22 @@ impl Chunker {
             return None;
         }
         let results = fitting(bounds.bytes_out_max, self.bytes_out);
-        let dear = self.chunking != Chunking::Numbered && self.carrying_share.mean() > CARRYING_SHARE_MAX;
-        Some(whole(if dear { results } else { results.min(self.by_time(bounds)) }))
+        Some(whole(if self.is_dear_to_carry() { results } else { results.min(self.by_time(bounds)) }))
+    }
+
+    /// After how long a worker should give back what it has not begun of so many items, if at all: others may be idle
+    /// meanwhile, since they turned dear when these were sent already. `brief`: not before that.
+    pub(super) fn patience(&self, items: u32, brief: Duration) -> Option<Duration> {
+        if !self.is_automatic() || items == 1 || !self.seconds.known() || self.is_dear_to_carry() {
+            return None;
+        }
+        let expected = SURPRISE * self.seconds.mean() * f64::from(items);
+        Some(Duration::try_from_secs_f64(expected).map_or(brief, |expected| expected.max(brief)))
+    }
+
+    /// Whether it takes long to send a chunk to one worker more.
+    pub(super) fn is_dear_to_carry(&self) -> bool {
+        self.chunking != Chunking::Numbered && self.carrying_share.mean() > CARRYING_SHARE_MAX
     }
 
     fn by_time(&self, bounds: &Bounds) -> f64 {
@@ -337,10 +303,6 @@ fn fitting(limit: u64, trend: Trend) -> f64 {
 /// At least one. A little is added, so that 47.9999, which is noise in the last digits, is not cut to 47. The cast saturates.
 fn whole(items: f64) -> u32 {
     ((items.min(ITEMS_MAX) + 0.01) as u32).max(1)
-}
-
-fn weight(value: f64, mean: f64) -> f64 {
-    if value <= 2.0 * mean && value >= 0.25 * mean { USUAL } else { ABRUPT }
 }
 
 fn per_item(total: f64, items: u32) -> f64 {
@@ -415,18 +377,6 @@ mod tests {
     #[test]
     fn many_workers_get_larger_chunks_since_one_parent_feeds_them() {
         check(|_| 50e-6, 8, Bounds { workers: 200, ..BOUNDS }, &[1, 8, 64, 240, 240]);
-    }
-
-    #[test]
-    fn what_many_items_show_outweighs_what_few_did() {
-        let mut trend = Trend::default();
-        trend.learn(100.0, 1);
-        trend.learn(1.0, 8);
-        trend.learn(1.0, 64);
-        assert!(trend.prudent() < 5.0, "{trend:?}");
-        // And a few are no reason to forget many, nor are they passed over.
-        trend.learn(4.0, 1);
-        assert!((2.4..2.7).contains(&trend.mean()), "{trend:?}");
     }
 
     #[test]
@@ -517,6 +467,22 @@ mod tests {
             assert_eq!(chunker.items(&BOUNDS), 1);
             assert_eq!(chunker.items_of_ready(&Bounds { remaining: Some(40), ..BOUNDS }), expected);
         }
+    }
+
+    #[test]
+    fn what_takes_far_longer_than_was_thought_comes_back_unless_that_is_dear_or_forbidden() {
+        let (brief, micros) = (Duration::from_millis(10), Duration::from_micros);
+        let patience = |chunking, decode, items| {
+            let mut chunker = Chunker::new(chunking);
+            chunker.answered(100, micros(5_000), 0);
+            chunker.answered_whole(100, micros(5_000), micros(decode), 0.0, BOUNDS.bytes_in_max);
+            chunker.patience(items, brief)
+        };
+        assert_eq!(patience(Chunking::Automatic, 0, 20), Some(brief));
+        assert_eq!(patience(Chunking::Automatic, 0, 1_000), Some(micros(200_000)));
+        assert_eq!(patience(Chunking::Automatic, 0, 1), None);
+        assert_eq!(patience(Chunking::Automatic, 4_000, 20), None);
+        assert_eq!(patience(Chunking::Fixed(20), 0, 20), None);
     }
 
     #[test]

@@ -53,17 +53,19 @@ mod recovery;
 mod seats;
 #[cfg(test)]
 mod tests;
+mod trend;
 
 use crate::config::SchedulerConfig;
 use crate::event::{Command, Event, JobSpec, Spent};
 use crate::id::{ChunkId, JobId, Time, WorkerId};
 use budget::Window;
-use chunking::{Bounds, FAR_FACTOR, MessageCost, Trend};
+use chunking::{Bounds, FAR_FACTOR, MessageCost};
 use job::{Chunk, Job, Payload, Piece};
 pub(crate) use placement::HELD_MAX;
 use placement::{Bench, Hand, Held, Turns};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
+use trend::Trend;
 
 /// What the scheduler expects of one item of a job.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -517,6 +519,8 @@ impl Scheduler {
         let calls_left = self.workers.get(&worker).and_then(|hand| hand.calls_left);
         let limit = u32::try_from(calls_left.unwrap_or(u64::MAX)).unwrap_or(u32::MAX);
         let piece = piece.first(self.cut(state, piece).min(limit));
+        let patience =
+            if calls_left.is_some() { None } else { state.chunker.patience(piece.items, self.config.brief) };
         let seconds = state.chunker.seconds;
         let charge = if seconds.known() {
             Duration::from_secs_f64(seconds.mean().clamp(0.0, 1e9))
@@ -537,7 +541,7 @@ impl Scheduler {
             hand.calls_left = calls_left.map(|left| left.saturating_sub(u64::from(piece.items)));
         });
         let Piece { chunk, skip, items, .. } = piece;
-        out.push(Command::Dispatch { worker, chunk, skip, items });
+        out.push(Command::Dispatch { worker, chunk, skip, items, patience });
         if calls_left == Some(u64::from(items)) {
             out.push(Command::Relieve { worker });
         }

@@ -76,7 +76,8 @@ impl Scheduler {
         self.ask(held.job);
     }
 
-    /// A worker that is used up gives its oldest piece back. Nothing of the rest was begun: it goes to whoever is next.
+    /// A worker that is used up, or is at it for longer than was thought, gives its oldest piece back. Nothing of the rest
+    /// was begun: it goes to whoever is next, in pieces of what size seems right by now.
     pub(super) fn surrendered(&mut self, worker: WorkerId, id: ChunkId, out: &mut Vec<Command>) {
         let Some(hand) = self.workers.get_mut(&worker) else { return };
         if hand.held.front().is_none_or(|held| held.piece.chunk != id) {
@@ -84,6 +85,11 @@ impl Scheduler {
         }
         let Some(held) = hand.held.pop_front() else { return };
         self.let_go(worker, id);
+        if let Some(job) = self.jobs.get_mut(&held.job) {
+            // It is charged for again when it is sent again.
+            let charged = held.charge_nanos.saturating_mul(u64::from(held.left()));
+            self.turns.correct(held.job, &mut job.clock, charged, 0);
+        }
         self.queue(held.job, [held.piece.after(held.done)], End::Front);
         self.retire_if_over(id, out);
         self.reseat(worker, out);

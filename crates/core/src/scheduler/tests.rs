@@ -26,7 +26,7 @@ fn check(config: SchedulerConfig, script: &[(u64, Event, &str)]) {
 fn short(command: &Command) -> String {
     match command {
         Command::Grant { job, chunks, items } => format!("grant j{} {chunks}x{items}", job.0),
-        Command::Dispatch { worker, chunk, skip, items } => {
+        Command::Dispatch { worker, chunk, skip, items, .. } => {
             format!("send w{} c{} {skip}+{items}", worker.slot, chunk.0)
         }
         Command::Retire { chunk } => format!("retire c{}", chunk.0),

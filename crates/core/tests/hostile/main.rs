@@ -89,6 +89,7 @@ fn to_worker() -> BoxedStrategy<ToWorker> {
                 skip,
                 items,
                 retained: items % 2 == 0,
+                patience: skip.min(2),
                 function,
                 payload
             }

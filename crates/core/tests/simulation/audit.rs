@@ -290,7 +290,7 @@ impl Audit {
                 let book = &self.jobs[&job];
                 assert!(items > 0 && !book.finished && !book.cancelled && !book.exhausted, "{command:?}");
             }
-            Command::Dispatch { worker, chunk, skip, items } => self.dispatch(worker, chunk, skip, items),
+            Command::Dispatch { worker, chunk, skip, items, .. } => self.dispatch(worker, chunk, skip, items),
             Command::Retire { chunk } => self.retire(chunk),
             Command::Reclaim { chunk } => {
                 let book = self.chunks.get_mut(&chunk).expect("a chunk in flight");

@@ -2,7 +2,7 @@
 //!
 //! Messages take time in both directions and keep their order; the last thing heard of a process is its exit.
 
-use crate::plan::{JobPlan, MICRO, Plan, Rng, SECOND};
+use crate::plan::{JobPlan, MICRO, MILLI, Plan, Rng, SECOND};
 use forklift_core::event::{Event, Spent, Whereabouts};
 use forklift_core::id::{ChunkId, JobId, Time, WorkerId};
 use std::collections::VecDeque;
@@ -18,6 +18,9 @@ pub(crate) struct Errand {
     pub(crate) left: u32,
     /// Its items were encoded together, and none of them was answered.
     pub(crate) together: bool,
+    pub(crate) patience: Option<Duration>,
+    /// When it gives back what is not begun of it, once it has begun.
+    pub(crate) until: Option<u64>,
 }
 
 /// Items that it answers together.
@@ -88,7 +91,12 @@ impl Process {
     /// Begins on the first piece it has. Returns when and how this will end.
     pub(crate) fn begin(&mut self, now: u64, plan: &Plan, job: &JobPlan, rng: &mut Rng) -> (u64, Step) {
         self.phase = Phase::Working;
-        let Some(&errand) = self.queue.front() else { return (now, Step::Leave) };
+        let Some(front) = self.queue.front_mut() else { return (now, Step::Leave) };
+        // Something else may have had the core.
+        let lost = if rng.chance(0.2) { 20 * MILLI } else { 0 };
+        let until = front.patience.map(|patience| (now + patience.as_nanos() as u64).saturating_sub(lost));
+        front.until = front.until.or(until);
+        let errand = *front;
         let items =
             if rng.chance(0.85) { errand.left } else { rng.between(1, u64::from(errand.left)) as u32 };
         let decoded = now + 100 * u64::from(items);
@@ -153,6 +161,13 @@ impl Process {
         };
         let bytes = job.bytes_out.sum(job.salt, errand.next, u64::from(items));
         Some(Event::Returned { worker, chunk: errand.chunk, items, last, bytes, spent })
+    }
+
+    /// The chunk of which it gives the rest back, since it is at it for longer than it should.
+    pub(crate) fn lose_patience(&mut self, now: u64) -> Option<ChunkId> {
+        let front = self.queue.front()?;
+        front.until.filter(|&until| now >= until)?;
+        self.queue.pop_front().map(|errand| errand.chunk)
     }
 
     /// Gives back the piece that it could not decode.

@@ -264,11 +264,12 @@ impl World {
                 feed.size = items;
                 self.feed(job);
             }
-            Command::Dispatch { worker, chunk, skip, items } => {
+            Command::Dispatch { worker, chunk, skip, items, patience } => {
                 let book = &self.audit.chunks[&chunk];
                 let next = book.first + u64::from(skip);
                 let together = book.items > 1 && !self.divided.contains(&chunk);
-                let errand = Errand { job: book.job, chunk, next, left: items, together };
+                let errand =
+                    Errand { job: book.job, chunk, next, left: items, together, patience, until: None };
                 self.send(worker, Letter::Errand(errand));
             }
             Command::Reclaim { chunk } => {
@@ -493,8 +494,13 @@ impl World {
                 let answer = job.and_then(|job| process.answer(worker, job));
                 let outgrown = !process.worn && self.rng.chance(self.plan.outgrows);
                 process.worn |= outgrown;
+                let impatient = process.lose_patience(self.now);
                 if let Some(event) = answer {
                     self.post(worker, event);
+                }
+                if let Some(chunk) = impatient {
+                    self.audit.seen.note("impatient");
+                    self.post(worker, Event::Surrendered { worker, chunk });
                 }
                 if outgrown {
                     self.post(worker, Event::UsedUp { worker, by: Wear::Memory });
