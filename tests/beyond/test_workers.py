@@ -104,7 +104,8 @@ def test_a_closed_pool_says_so(pool):
 
 
 def pid_after(seconds):
-    time.sleep(seconds)
+    if seconds:
+        time.sleep(seconds)
     return os.getpid()
 
 

@@ -171,16 +171,17 @@ pub(super) struct Chunker {
     pub(super) bytes_in: Trend,
     pub(super) bytes_out: Trend,
     reach: Reach,
-    /// The part of a whole piece's time that its way and its decoding took.
-    carrying_share: Trend,
+    /// Seconds per item, of whole pieces: on their way, and with their decoding.
+    way: Trend,
+    carrying: Trend,
     /// Items of the largest piece that came back at the present cost.
     proven: u32,
 }
 
 impl Chunker {
     pub(super) fn new(chunking: Chunking) -> Self {
-        let (seconds, bytes_in, bytes_out, reach, carrying_share) = Default::default();
-        Self { chunking, seconds, bytes_in, bytes_out, reach, carrying_share, proven: 1 }
+        let (seconds, bytes_in, bytes_out, reach, way, carrying) = Default::default();
+        Self { chunking, seconds, bytes_in, bytes_out, reach, way, carrying, proven: 1 }
     }
 
     pub(super) fn is_automatic(&self) -> bool {
@@ -216,7 +217,8 @@ impl Chunker {
         let bytes = self.bytes_in.mean() * f64::from(items);
         self.reach.learn(spent, bytes, bytes_near);
         let way = bytes * way;
-        self.carrying_share.learn((way + decode) / (way + spent).max(1e-9), items);
+        self.way.learn(per_item(way, items), items);
+        self.carrying.learn(per_item(way + decode, items), items);
     }
 
     /// A worker has answered the whole of a piece of so many items.
@@ -244,22 +246,22 @@ impl Chunker {
             return None;
         }
         let results = fitting(bounds.bytes_out_max, self.bytes_out);
-        Some(whole(if self.is_dear_to_carry() { results } else { results.min(self.by_time(bounds)) }))
+        // Beside what items cost by now: if they have turned dear since, it is no matter.
+        let whole_cost = self.way.mean() + self.seconds.mean();
+        let dear = self.chunking != Chunking::Numbered
+            && self.carrying.mean() > CARRYING_SHARE_MAX * whole_cost.max(1e-10);
+        Some(whole(if dear { results } else { results.min(self.by_time(bounds)) }))
     }
 
     /// After how long a worker should give back what it has not begun of so many items, if at all: others may be idle
     /// meanwhile, since they turned dear when these were sent already. `brief`: not before that.
     pub(super) fn patience(&self, items: u32, brief: Duration) -> Option<Duration> {
-        if !self.is_automatic() || items == 1 || !self.seconds.known() || self.is_dear_to_carry() {
+        if !self.is_automatic() || items == 1 || !self.seconds.known() {
             return None;
         }
+        // Whoever gets the rest decodes all again: a part of what was expected, and so of what has been spent by then.
         let expected = SURPRISE * self.seconds.mean() * f64::from(items);
         Some(Duration::try_from_secs_f64(expected).map_or(brief, |expected| expected.max(brief)))
-    }
-
-    /// Whether it takes long to send a chunk to one worker more.
-    pub(super) fn is_dear_to_carry(&self) -> bool {
-        self.chunking != Chunking::Numbered && self.carrying_share.mean() > CARRYING_SHARE_MAX
     }
 
     fn by_time(&self, bounds: &Bounds) -> f64 {
@@ -466,11 +468,14 @@ mod tests {
             // By weight one item would be a chunk.
             assert_eq!(chunker.items(&BOUNDS), 1);
             assert_eq!(chunker.items_of_ready(&Bounds { remaining: Some(40), ..BOUNDS }), expected);
+            // What is carried once more is nothing beside items that have turned dear.
+            chunker.answered(3, micros(6_000_000), 0);
+            assert_eq!(chunker.items_of_ready(&BOUNDS), Some(1));
         }
     }
 
     #[test]
-    fn what_takes_far_longer_than_was_thought_comes_back_unless_that_is_dear_or_forbidden() {
+    fn what_takes_far_longer_than_was_thought_comes_back_unless_the_size_is_the_users() {
         let (brief, micros) = (Duration::from_millis(10), Duration::from_micros);
         let patience = |chunking, decode, items| {
             let mut chunker = Chunker::new(chunking);
@@ -481,7 +486,7 @@ mod tests {
         assert_eq!(patience(Chunking::Automatic, 0, 20), Some(brief));
         assert_eq!(patience(Chunking::Automatic, 0, 1_000), Some(micros(200_000)));
         assert_eq!(patience(Chunking::Automatic, 0, 1), None);
-        assert_eq!(patience(Chunking::Automatic, 4_000, 20), None);
+        assert_eq!(patience(Chunking::Automatic, 4_000, 20), Some(brief));
         assert_eq!(patience(Chunking::Fixed(20), 0, 20), None);
     }
 
