@@ -28,9 +28,12 @@ def pool(pool):
 
 
 def expect(pool, function, items, per_item):
-    """The results of a map, of which so many bytes each must have been handed over; the rest was copied."""
+    """The results of a map, of which so many bytes each must have been handed over; the rest was copied.
+
+    One at a time: what two items of one chunk return arrives as one object, as with `multiprocessing.Pool`.
+    """
     before = handed(pool)
-    results = pool.map(function, items)
+    results = pool.map(function, items, 1)
     assert handed(pool) - before == per_item * len(items)
     return results
 
