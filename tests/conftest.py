@@ -141,6 +141,27 @@ def pool(Pool: Callable[..., Any]) -> Generator[Any, None, None]:
     pool.join()
 
 
+@pytest.fixture(scope="module")
+def module_house() -> Generator[None, None, None]:
+    """As `clean_house`, but for all tests of a module together."""
+    before = house.look()
+    yield
+    assert before.sweep(strict=True) == []
+
+
+@pytest.fixture(scope="module")
+def module_pool(module_house: None) -> Generator[Any, None, None]:
+    """A pool of two workers for all tests of a module: where they import much, its start is most of a test.
+
+    The pool outlives each test, so mark the module as `untidy`: the house is looked at when all are over.
+    """
+    import forklift
+
+    with forklift.Pool(2) as pool:
+        yield pool
+    pool.join()
+
+
 @pytest.fixture
 def scripts(tmp_path: Path) -> Generator[Scripts, None, None]:
     """Programs that run in processes of their own; all that they started must be gone in the end."""

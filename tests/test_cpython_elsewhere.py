@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_release import interpreters
+from tests.test_release import environment_of, interpreters
 
 ROOT = Path(__file__).resolve().parent.parent
 SUITE = "test.test_concurrent_futures"
@@ -36,10 +36,7 @@ def test_executor_suites_pass_elsewhere(tmp_path):
     having = others()
     if not having:
         pytest.skip(f"no interpreter of this machine has {SUITE}")
-    subprocess.run([having[-1], "-m", "venv", tmp_path / "environment"], check=True, timeout=120)
-    python = tmp_path / "environment" / "bin" / "python"
-    install = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", *NEEDS]
-    subprocess.run([python, *install], check=True, timeout=240)
+    python = environment_of(having[-1], tmp_path / "environment", *NEEDS)
     # Programs of these tests run in isolation, where PYTHONPATH does not count.
     (packages,) = (tmp_path / "environment" / "lib").glob("python3.*/site-packages")
     (packages / "here.pth").write_text(f"{ROOT / 'python'}\n")

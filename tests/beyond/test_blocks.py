@@ -23,11 +23,12 @@ from forklift import _cuts, blocks
 N = 60_000
 
 
+pytestmark = pytest.mark.untidy("one pool for the module")
+
+
 @pytest.fixture
-def pool():
-    with forklift.Pool(2) as pool:
-        yield pool
-    pool.join()
+def pool(module_pool):
+    return module_pool
 
 
 def counted(pool: Any, call: Any) -> tuple[Any, dict[str, int]]:

@@ -425,7 +425,7 @@ import forklift, threading, warnings
 warnings.simplefilter("error")
 def count(item):
     return len(item)
-def make(rows=2000):
+def make(rows=800):
     return [[str(row * 2000 + n) for n in range(2000)] for row in range(rows)]
 """
 
@@ -434,7 +434,7 @@ def test_auto_inherits_where_encoding_dominates_and_forking_is_safe(scripts):
     source = """
     items = make()
     with forklift.Pool(2) as pool:
-        assert pool.map(count, items) == [2000] * 2000
+        assert pool.map(count, items) == [2000] * 800
         print(pool._inherit_choice)
         assert pool._counters()["births"] == 0
     """

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from . import work
-from .test_random import STEADY, module_house, module_pool  # noqa: F401
+from .test_random import STEADY
 
 N = 100_000
 SLACK = 24_000  # what is not bulk: the stream, the message
@@ -336,7 +336,7 @@ nested_kinds = st.recursive(
 
 @STEADY
 @given(items=st.lists(nested_kinds, max_size=4), chunksize=st.sampled_from([None, 1, 3]))
-def test_random_nested_kinds_equal_the_builtin(module_pool, items, chunksize):  # noqa: F811
+def test_random_nested_kinds_equal_the_builtin(module_pool, items, chunksize):
     assert same(module_pool.map(work.identity, items, chunksize), items)
 
 
@@ -348,7 +348,7 @@ arrow_columns = st.lists(st.one_of(st.none(), st.integers(-9, 9)), max_size=50)
     values=arrow_columns, times=st.sampled_from([1, 3000]), cut=st.tuples(st.floats(0, 1), st.floats(0, 1))
 )
 @pytest.mark.parametrize("kind", ["int16", "bool", "string", "list", "struct", "timestamp", "decimal"])
-def test_random_arrow_slices(module_pool, kind, values, times, cut):  # noqa: F811
+def test_random_arrow_slices(module_pool, kind, values, times, cut):
     pa = package("pyarrow")
     values = values * times
     arrays = {

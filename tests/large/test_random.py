@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import forklift
-from tests import house
 
 from . import work
 
@@ -70,20 +69,6 @@ def alike(a: Any, b: Any) -> bool:
 def native(array: np.ndarray) -> np.ndarray:
     """In this machine's byte order: NumPy's own pickles do not always keep the other one."""
     return array.astype(array.dtype.newbyteorder("="))
-
-
-@pytest.fixture(scope="module")
-def module_house():
-    before = house.look()
-    yield
-    assert before.sweep(strict=True) == []
-
-
-@pytest.fixture(scope="module")
-def module_pool(module_house):
-    with forklift.Pool(2) as pool:
-        yield pool
-    pool.join()
 
 
 # The pool outlives each test, so the house is looked at when all are over.
