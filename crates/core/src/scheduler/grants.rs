@@ -174,8 +174,11 @@ impl Scheduler {
         let fitting =
             |room: u64| u32::try_from(room.saturating_sub(growth) / u64::from(size)).unwrap_or(u32::MAX);
         if job.chunker.is_probing() && !job.is_numbered() {
-            let probes = 2 * u64::from(self.config.processes) * u64::from(size);
-            chunks = chunks.min(fitting(probes.saturating_sub(job.unanswered() + credit.items())));
+            // A second for each worker, to follow at once, where messages are cheap.
+            let each = if self.config.probe_items > 1 { 1 } else { 2 };
+            let probes = each * u64::from(self.config.processes) * u64::from(size);
+            let room = probes.saturating_sub(job.unanswered() + credit.items());
+            chunks = chunks.min(fitting(room.next_multiple_of(u64::from(size))));
         }
         chunks = chunks.min(fitting(self.stream_room(job, size))).min(fitting(self.buffer_room(job)));
         match job.unformed() {

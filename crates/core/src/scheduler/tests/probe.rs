@@ -14,9 +14,8 @@ fn where_a_probe_has_several_items_every_worker_gets_one() {
             (0, ready(1), ""),
             (0, open(0, Some(2000), Chunking::Automatic, Delivery::Collected), "grant j0 1x62"),
             // The first tells what the others weigh.
-            (0, submit(0, 0, 0, 62, 100), "send w1 c0 0+62, grant j0 2x60"),
+            (0, submit(0, 0, 0, 62, 100), "send w1 c0 0+62, grant j0 1x60"),
             (0, submit(0, 1, 62, 60, 100), "send w0 c1 0+60"),
-            (0, submit(0, 2, 122, 60, 100), ""),
         ],
     );
 }
