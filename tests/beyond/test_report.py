@@ -234,9 +234,9 @@ def test_during_a_call_and_after_the_end():
 def test_inherited_items(pool):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # pytest has threads
-        pool.map(nap, [0.001] * 10, inherit=True)
+        pool.map(nap, [0.05] * 20, inherit=True)  # Long enough for a second worker to be of use.
     report = pool.report()
-    assert report.answered == 10 and report.inherit == "inherit: inherit=True"
+    assert report.answered == 20 and report.inherit == "inherit: inherit=True"
     assert report.staff["births"] == 2
 
 

@@ -42,7 +42,7 @@ class RayEngine(Engine):
     """A running Ray, found by its own rules, or started on this machine and stopped with this process."""
 
     name = "Ray"
-    message_cost = 2e-3
+    message_cost = 4e-3
     # With half as much, what Ray itself takes for a call shows beside arrays of which little comes back.
     chunk_bytes = 64 << 20
 
