@@ -43,11 +43,11 @@ test-rust: $(VENV)/.made ## the crates' tests
 		set -ex; cargo test --workspace --no-fail-fast; \
 	fi
 
-test-python: $(VENV)/.built $(VENV)/.needs-test ## the package's tests; ARGS='-k word' for some of them
+test-python: $(VENV)/.built $(VENV)/.needs-test $(VENV)/.compiled ## the package's tests; ARGS='-k word' for some of them
 	$(BIN)/python -m pytest $(AGAIN) --ignore tests/clusters $(ARGS)
 
 # By themselves: Ray and Dask change how their process pickles exceptions, and want the machine's memory and cores.
-test-clusters: $(VENV)/.built $(VENV)/.needs-test ## the package's tests on real clusters of Ray and Dask, on loopback
+test-clusters: $(VENV)/.built $(VENV)/.needs-test $(VENV)/.compiled ## the package's tests on real clusters of Ray and Dask, on loopback
 	$(BIN)/python -m pytest $(AGAIN) tests/clusters $(ARGS)
 
 bench: $(VENV)/.built $(VENV)/.needs-bench ## forklift and its rivals; writes the tables of README and docs; ARGS=--quick for a look
@@ -102,4 +102,9 @@ $(VENV)/.needs-%: pyproject.toml $(VENV)/.made
 # Installed in place: Python sources are used where they lie, only the extension module is built.
 $(VENV)/.built: $(SOURCES) $(VENV)/.needs-build
 	env -u CONDA_PREFIX VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/maturin develop --release --quiet
+	touch $@
+
+# Tests start thousands of interpreters. Some are told to write no bytecode, and would compile what they import.
+$(VENV)/.compiled: $(shell find python tests -name '*.py') $(VENV)/.made
+	$(BIN)/python -m compileall -q python tests
 	touch $@
