@@ -1,13 +1,20 @@
-"""Waiting for something to become true, with a limit: the only way in which these tests wait."""
+"""Waiting for something to become true, with a limit: the only way in which these tests wait.
+
+Workers import it, of each test's pool anew: so it imports next to nothing.
+"""
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable
-from pathlib import Path
-from typing import TypeVar
 
-T = TypeVar("T")
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+    from typing import TypeVar
+
+    T = TypeVar("T")
 
 POLL_SECONDS = 0.01
 LIMIT_SECONDS = 20.0
@@ -41,4 +48,4 @@ def settled(read: Callable[[], int], quiet_seconds: float = 0.4, seconds: float 
 
 def wait_for_file(path: str | Path, seconds: float = LIMIT_SECONDS) -> None:
     """Return when `path` exists: how a worker waits for the test, and the test for a worker."""
-    until(lambda: Path(path).exists(), f"file {path}", seconds)
+    until(lambda: os.path.exists(path), f"file {path}", seconds)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
-from typing import Any
 
 from tests.conformance.work import STATE, announce_and_wait, identity, square, touch, wait_for
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = ["STATE", "announce_and_wait", "identity", "square", "touch", "wait_for"]
 

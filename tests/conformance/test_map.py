@@ -16,7 +16,7 @@ from uuid import UUID
 
 import pytest
 
-from . import work
+from . import values, work
 
 INPUTS = {
     "list": lambda: [3, 1, 2],
@@ -60,7 +60,7 @@ VALUES: dict[str, Any] = {
     "numbers": [Decimal("1.10"), Fraction(1, 3)],
     "times": [datetime(2024, 2, 29, tzinfo=UTC), timedelta(microseconds=1)],
     "others": [range(1, 9, 2), slice(1, None), UUID(int=7), PurePosixPath("/a/b"), int, len, work.square],
-    "classes": [work.Colour.GREEN, work.Point(1, 2), work.Record("r", [1, work.Record("s")])],
+    "classes": [values.Colour.GREEN, values.Point(1, 2), values.Record("r", [1, values.Record("s")])],
     "exceptions": [ValueError("not raised", 1), KeyError],
 }
 
@@ -127,12 +127,12 @@ def test_kinds_of_functions(pool, function):
 
 @pytest.mark.parametrize("attribute", ["__call__", "times", "twice", "thrice"])
 def test_methods_as_functions(pool, attribute):
-    function = getattr(work.Multiplier(5), attribute)
+    function = getattr(values.Multiplier(5), attribute)
     assert pool.map(function, range(10)) == list(map(function, range(10)))
 
 
 def test_callable_object(pool):
-    assert pool.map(work.Multiplier(5), range(10)) == list(range(0, 50, 5))
+    assert pool.map(values.Multiplier(5), range(10)) == list(range(0, 50, 5))
 
 
 def test_results_are_none(pool):

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from pathlib import Path
-from typing import Any
 
-from tests.conformance.work import STATE, announce_and_wait, collect, pid, square, touch, wait_for
+from tests.conformance.work import STATE, announce_and_wait, collect, leave, pid, square, touch, wait_for
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = ["STATE", "announce_and_wait", "collect", "pid", "square", "touch", "wait_for"]
 
@@ -23,8 +25,8 @@ def die(_: Any = None) -> None:
 
 def die_once(path: str) -> str:
     """Die, but not where another has died before."""
-    if not Path(path).exists():
-        Path(path).touch()
+    if not os.path.exists(path):
+        leave(path)
         die()
     return path
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import sys
 import threading
 import time
-from pathlib import Path
-from typing import Any
 
+from tests.conformance.work import leave
 from tests.patience import wait_for_file
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 
 def square(x: int) -> int:
@@ -28,13 +30,18 @@ def pid(_: Any = None) -> int:
 
 def meet(directory: str) -> int:
     """Return when two processes are in here: so each of two workers takes one item."""
-    (Path(directory) / str(os.getpid())).touch()
+    leave(f"{directory}/{os.getpid()}")
     deadline = time.monotonic() + 20
     while len(os.listdir(directory)) < 2:
         if time.monotonic() > deadline:
             raise RuntimeError("nobody came")
         time.sleep(0.005)
     return os.getpid()
+
+
+def write_pid(path: str) -> None:
+    with open(path, "w") as file:
+        file.write(str(os.getpid()))
 
 
 def die(way: str) -> None:
@@ -49,6 +56,8 @@ def die(way: str) -> None:
     elif way == "exit 0":
         os._exit(0)
     elif way == "segfault":
+        import ctypes
+
         ctypes.string_at(0)
     elif way == "abort":
         os.abort()
@@ -59,7 +68,7 @@ def die_at_three(job: tuple[int, str, str]) -> int:
     """Item 3 leaves its pid and dies; the others give their index."""
     index, way, path = job
     if index == 3:
-        Path(path).write_text(str(os.getpid()))
+        write_pid(path)
         die(way)
     return index
 
@@ -68,7 +77,7 @@ def die_after_the_third(job: tuple[int, str, list[str]]) -> int:
     """The first item ends its worker once the third is done and has been answered."""
     index, path, _ = job
     if index == 2:
-        Path(path).touch()
+        leave(path)
     elif index == 0:
         wait_for_file(path)
         time.sleep(0.3)
@@ -79,16 +88,16 @@ def die_after_the_third(job: tuple[int, str, list[str]]) -> int:
 def die_first_time(path: str) -> int:
     """Die unless the file exists, which says that somebody did."""
     if not os.path.exists(path):
-        Path(path).touch()
+        leave(path)
         die("SIGKILL")
     return os.getpid()
 
 
 def announce_and_wait(paths: tuple[str, str]) -> str:
     """Leave the pid in the first file, wait for the second."""
-    part = Path(paths[0] + ".part")
-    part.write_text(str(os.getpid()))
-    part.rename(paths[0])
+    part = paths[0] + ".part"
+    write_pid(part)
+    os.rename(part, paths[0])
     wait_for_file(paths[1], 40)
     return paths[1]
 
