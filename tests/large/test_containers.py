@@ -15,6 +15,14 @@ MB = 1_000_000
 pd = pytest.importorskip("pandas", reason="pandas is not installed")
 sparse = pytest.importorskip("scipy.sparse", reason="scipy is not installed")
 
+pytestmark = pytest.mark.untidy("one pool for the module")
+
+
+@pytest.fixture
+def pool(module_pool):
+    """Workers that have imported pandas and SciPy: that takes longer than what is tested."""
+    return module_pool
+
 
 def frame(kind: str, rows: int = 60_000):
     numbers = np.arange(rows, dtype=np.float64)

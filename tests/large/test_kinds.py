@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import importlib.util
 import math
 from collections.abc import Callable
 from typing import Any
@@ -17,6 +18,21 @@ from .test_random import STEADY
 
 N = 100_000
 SLACK = 24_000  # what is not bulk: the stream, the message
+
+pytestmark = pytest.mark.untidy("one pool for the module")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def engine() -> None:
+    """With its first query Polars opens descriptors that stay: before the house is looked at."""
+    if importlib.util.find_spec("polars") is not None:
+        KINDS["polars categories"]()
+
+
+@pytest.fixture
+def pool(engine: None, module_pool: Any) -> Any:
+    """Workers that have imported all these packages: that takes longer than what is tested."""
+    return module_pool
 
 
 def package(name: str) -> Any:
@@ -301,8 +317,6 @@ def test_a_bytearray_can_be_resized_once_it_is_sent(pool):
 
 
 # Random ones ------------------------------------------------------------------------------------------------------
-
-pytestmark = pytest.mark.untidy("one pool for some of the tests")
 
 lengths = st.sampled_from([0, 1, 3, 9_000, 70_000])
 flat = st.one_of(
