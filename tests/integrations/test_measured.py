@@ -62,13 +62,15 @@ def test_lines_that_workers_run_are_covered(tmp_path, options, end):
             "-q",
             "-p",
             "no:cacheprovider",
+            "-p",
+            "pytest_cov",
             "--cov=measured",
             "--cov-report=json",
         ],
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        env=kept,
+        env=kept | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},  # to load them all takes longer than the test
         timeout=55,
         check=False,
     )
