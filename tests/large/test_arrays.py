@@ -11,6 +11,9 @@ from . import work
 
 MB = 1_000_000
 
+#: Takes the module's pool, whose workers have imported NumPy. Tests that leave something in a worker have their own.
+SHARED = pytest.mark.untidy("one pool for several tests")
+
 
 def grid(order: str) -> np.ndarray:
     return np.asarray(np.arange(400_000, dtype=np.float64).reshape(400, 1000), order=order)
@@ -58,12 +61,13 @@ MAKERS = pytest.mark.parametrize("make", ARRAYS.values(), ids=ARRAYS)
 pytestmark = pytest.mark.filterwarnings("ignore:the matrix subclass:PendingDeprecationWarning")
 
 
+@SHARED
 @MAKERS
-def test_array_in(pool, make):
+def test_array_in(module_pool, make):
     """The worker sees what unpickling gives, may write, and what it writes stays there."""
     array = make()
     before = array.copy()
-    (seen,) = pool.map(work.describe, [array])
+    (seen,) = module_pool.map(work.describe, [array])
     assert seen["writeable"] is True
     assert seen["type"] == type(array).__name__
     assert (seen["dtype"], seen["shape"]) == (array.dtype, array.shape)
@@ -75,11 +79,12 @@ def test_array_in(pool, make):
     np.testing.assert_array_equal(array, before)
 
 
+@SHARED
 @MAKERS
-def test_array_out(pool, make):
+def test_array_out(module_pool, make):
     """What comes back equals what went, is writable, and is the caller's own."""
     array = make()
-    first, second = pool.map(work.identity, [array, array], 1)
+    first, second = module_pool.map(work.identity, [array, array], 1)
     assert type(first) is type(array) and first.dtype == array.dtype
     np.testing.assert_array_equal(first, array)
     assert first.flags.writeable and first.flags.aligned
@@ -106,23 +111,25 @@ def test_masked_array(pool):
     np.testing.assert_array_equal(back.filled(-1), (array * 2).filled(-1))
 
 
+@SHARED
 @pytest.mark.parametrize("chunksize", [None, 1, 3])
-def test_work_in_place(pool, chunksize):
+def test_work_in_place(module_pool, chunksize):
     arrays = [np.full(200_000, float(i)) for i in range(20)]
-    results = pool.map(work.double_in_place, arrays, chunksize)
+    results = module_pool.map(work.double_in_place, arrays, chunksize)
     assert [r[0] for r in results] == [2.0 * i for i in range(20)]
     assert all((a == i).all() for i, a in enumerate(arrays))
     assert all((r == 2 * i).all() for i, r in enumerate(results))
 
 
+@SHARED
 @pytest.mark.parametrize("method", ["map", "imap", "imap_unordered", "map_async", "apply", "apply_async"])
-def test_every_method(pool, method):
+def test_every_method(module_pool, method):
     arrays = [np.full(150_000, float(i)) for i in range(12)]
     if method.startswith("apply"):
-        results = [getattr(pool, method)(work.double, (array,)) for array in arrays]
+        results = [getattr(module_pool, method)(work.double, (array,)) for array in arrays]
         results = [r.get(40) if method == "apply_async" else r for r in results]
     else:
-        results = getattr(pool, method)(work.double, arrays)
+        results = getattr(module_pool, method)(work.double, arrays)
         results = list(results.get(40) if method == "map_async" else results)
     assert sorted(r[0] for r in results) == [2.0 * i for i in range(12)]
     assert all((r == r[0]).all() for r in results)
@@ -223,12 +230,13 @@ def test_identity_within_an_item(pool):
     assert there is False and back[0] is not back[1]
 
 
+@SHARED
 @pytest.mark.parametrize("chunksize", [None, 1])
-def test_one_array_in_many_items(pool, chunksize):
+def test_one_array_in_many_items(module_pool, chunksize):
     """Each item writes into it; none may see what another wrote, nor may the caller."""
     array = np.zeros(200_000)
     jobs = [(array, float(i)) for i in range(30)]
-    assert pool.starmap(work.add_and_sum, jobs, chunksize) == [200_000.0 * i for i in range(30)]
+    assert module_pool.starmap(work.add_and_sum, jobs, chunksize) == [200_000.0 * i for i in range(30)]
     assert not array.any()
 
 
@@ -262,12 +270,13 @@ def test_arrays_in_initargs():
     np.testing.assert_array_equal(back, np.arange(300_000))
 
 
+@SHARED
 @pytest.mark.parametrize(
     "size", [1, 100, 8_191, 8_192, 65_535, 65_536, 65_537, 262_144, 1_048_577, 4_194_304]
 )
-def test_sizes_around_the_borders(pool, size):
+def test_sizes_around_the_borders(module_pool, size):
     array = np.arange(size, dtype=np.uint8)
-    for back in pool.map(work.identity, [array] * 3, 1):
+    for back in module_pool.map(work.identity, [array] * 3, 1):
         np.testing.assert_array_equal(back, array)
 
 

@@ -13,6 +13,14 @@ from . import work
 
 N = 400_000
 
+pytestmark = pytest.mark.untidy("one pool for the module")
+
+
+@pytest.fixture
+def pool(module_pool):
+    """Workers that have imported NumPy: that takes longer than what is tested."""
+    return module_pool
+
 
 @pytest.fixture
 def path(tmp_path) -> Path:

@@ -9,6 +9,14 @@ import pytest
 
 from . import work
 
+pytestmark = pytest.mark.untidy("one pool for the module")
+
+
+@pytest.fixture
+def pool(module_pool):
+    """Workers that have imported NumPy: that takes longer than what is tested."""
+    return module_pool
+
 
 class Degrees(float):
     pass
