@@ -8,14 +8,17 @@ BIN := $(VENV)/bin
 RUST := Cargo.toml $(wildcard Cargo.lock) $(shell find crates -name '*.rs' -o -name Cargo.toml)
 SOURCES := $(RUST) pyproject.toml $(shell find python -name '*.py' -o -name '*.pyi')
 
-# Prints what pyproject.toml asks for under one heading: the build system's own needs, or an extra's.
+# Prints what pyproject.toml asks for under some headings: the build system's own needs, or an extra's.
 NEEDS := import sys, tomllib; data = tomllib.load(open("pyproject.toml", "rb")); \
 	lists = {"build": data["build-system"]["requires"], **data["project"]["optional-dependencies"]}; \
-	print(*lists[sys.argv[1]], sep=chr(10))
+	print(*sorted({need for name in sys.argv[1:] for need in lists[name]}), sep=chr(10))
 
 # Crates ask this interpreter what to build for, so that changing shells does not mean building again.
 export PYO3_PYTHON := $(CURDIR)/$(BIN)/python
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+# What make says of its jobs is not for others: cargo would complain that it was not asked.
+CARGO := env -u MAKEFLAGS cargo
 
 # Of thousands of tests that start and kill processes four at a time, on two cores, one may run out of patience. What fails
 # twice in a row has failed; what was run again is shown as such.
@@ -23,7 +26,8 @@ AGAIN := --reruns 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help build demo test test-rust test-python test-clusters bench faults chaos docs wheel lint fmt clean
+.PHONY: help build demo test test-rust test-python test-clusters bench faults chaos docs wheel
+.PHONY: lint lint-rust lint-python fmt clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name words; do \
@@ -34,13 +38,19 @@ build: $(VENV)/.built ## forklift, optimised, into .venv
 demo: $(VENV)/.built $(VENV)/.needs-demo ## the main job on real photographs and texts, beside multiprocessing.Pool
 	$(BIN)/python examples/demo.py $(ARGS)
 
-test: $(VENV)/.built lint test-rust test-python test-clusters ## all checks and all tests, of Rust and of Python
+# First what leaves a core idle by itself: pip beside the checks of crates, then the optimised build beside mypy. What
+# they say is shown when each is done. The tests of Python want all cores.
+test: $(VENV)/.made ## all checks and all tests, of Rust and of Python
+	@$(MAKE) --no-print-directory --jobs=3 --output-sync=target $(VENV)/.needs-checks lint-rust test-rust
+	@$(MAKE) --no-print-directory --jobs=3 --output-sync=target $(VENV)/.built $(VENV)/.compiled lint-python
+	@$(MAKE) --no-print-directory test-python
+	@$(MAKE) --no-print-directory test-clusters
 
 test-rust: $(VENV)/.made ## the crates' tests
 	@if cargo nextest --version >/dev/null 2>&1; then \
-		set -ex; cargo nextest run --workspace --no-fail-fast; cargo test --workspace --doc --quiet; \
+		set -ex; $(CARGO) nextest run --workspace --no-fail-fast; $(CARGO) test --workspace --doc --quiet; \
 	else \
-		set -ex; cargo test --workspace --no-fail-fast; \
+		set -ex; $(CARGO) test --workspace --no-fail-fast; \
 	fi
 
 test-python: $(VENV)/.built $(VENV)/.needs-test $(VENV)/.compiled ## the package's tests; ARGS='-k word' for some of them
@@ -72,15 +82,19 @@ wheel: $(VENV)/.needs-build $(VENV)/.needs-wheel ## a wheel and an sdist into di
 		$(BIN)/maturin build --release --strip --zig --compatibility manylinux_2_17 --out dist $(ARGS)
 	env -u CONDA_PREFIX VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/maturin sdist --out dist
 
-lint: $(VENV)/.made $(VENV)/.needs-dev ## formats, lints and types, without changing anything
-	cargo fmt --all --check
-	cargo clippy --workspace --all-targets -- -D warnings
+lint: lint-rust lint-python ## formats, lints and types, without changing anything
+
+lint-rust: $(VENV)/.made
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+
+lint-python: $(VENV)/.needs-dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
 fmt: $(VENV)/.needs-dev ## bring all sources into shape
-	cargo fmt --all
+	$(CARGO) fmt --all
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
@@ -99,9 +113,15 @@ $(VENV)/.needs-%: pyproject.toml $(VENV)/.made
 	$(BIN)/python -m pip install --quiet --requirement $(VENV)/needs-$*.txt
 	touch $@
 
+# What all checks need, so that pip runs once and not three times.
+$(VENV)/.needs-checks: pyproject.toml $(VENV)/.made
+	$(BIN)/python -c '$(NEEDS)' build dev test >$(VENV)/needs-checks.txt
+	$(BIN)/python -m pip install --quiet --requirement $(VENV)/needs-checks.txt
+	touch $(VENV)/.needs-build $(VENV)/.needs-dev $(VENV)/.needs-test $@
+
 # Installed in place: Python sources are used where they lie, only the extension module is built.
 $(VENV)/.built: $(SOURCES) $(VENV)/.needs-build
-	env -u CONDA_PREFIX VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/maturin develop --release --quiet
+	env -u CONDA_PREFIX -u MAKEFLAGS VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/maturin develop --release --quiet
 	touch $@
 
 # Tests start thousands of interpreters. Some are told to write no bytecode, and would compile what they import.
