@@ -6,10 +6,7 @@ What was lost is named, everything else is as the for loop has it, and the pool 
 from __future__ import annotations
 
 import os
-import resource
 import signal
-import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,60 +18,20 @@ from tests import house
 from tests.patience import settled, until
 
 from . import work
+from .bombs import (
+    COUNT,
+    DOOMED,
+    Bomb,
+    die_in_the_first,
+    exit_politely,
+    fail_from_the_third,
+    hold,
+    index_of,
+    overflow_the_stack,
+    return_it,
+)
 
-COUNT = 12
-DOOMED = 5
 CHUNKS = pytest.mark.parametrize("chunksize", [None, 4])
-
-
-def kill_myself() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-class Bomb:
-    """Goes off where it is told to: when it is decoded, dropped or encoded in a process other than its maker's."""
-
-    def __init__(self, index: int, where: str, bulk: Any = None) -> None:
-        self.index, self.where, self.bulk, self.home = index, where, bulk, os.getpid()
-
-    def goes_off(self, where: str) -> bool:
-        return self.where == where and os.getpid() != self.home
-
-    def __getstate__(self) -> dict[str, Any]:
-        if self.goes_off("encoding"):
-            kill_myself()
-        return self.__dict__
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        if self.goes_off("decoding"):
-            kill_myself()
-
-    def __del__(self) -> None:
-        if self.goes_off("dropping"):
-            kill_myself()
-
-
-def index_of(bomb: Bomb) -> int:
-    return bomb.index
-
-
-def return_it(bomb: Bomb) -> Bomb:
-    return bomb
-
-
-def overflow_the_stack(index: int) -> int:
-    """Descends in native code with little stack left, as a deep recursion in an extension module does."""
-    if index == DOOMED:
-        nested: list[Any] = []
-        for _ in range(5000):
-            nested = [nested]
-        sys.setrecursionlimit(
-            10_000
-        )  # the interpreter's own guard is set aside, as such modules do without it
-        resource.setrlimit(resource.RLIMIT_STACK, (64 << 10, resource.RLIM_INFINITY))
-        repr(nested)
-    return index
 
 
 def check(pool: Any, results: list[Any], expected: list[Any], signaled: int) -> None:
@@ -134,16 +91,6 @@ def test_an_item_too_deep_to_be_pickled_fails_alone(pool):
         deep = deep.pop()
 
 
-def die_in_the_first(folder: str, deaths: int) -> None:
-    """Kills the first `deaths` processes that come here."""
-    for number in range(deaths):
-        try:
-            os.mkdir(Path(folder) / str(number))
-        except FileExistsError:
-            continue
-        kill_myself()
-
-
 @pytest.mark.parametrize("context", [None, "spawn", "fork"])
 def test_being_born(tmp_path, context):
     """One bad birth is made good; the caller does not notice."""
@@ -174,10 +121,6 @@ def test_exit_in_the_initializer_is_told_with_its_code(tmp_path):
         pool.map(abs, range(100))
 
 
-def exit_politely() -> None:
-    sys.exit("the model is missing")
-
-
 def test_sys_exit_in_the_initializer():
     with (
         pytest.raises((SystemExit, forklift.ForkliftError)) as caught,
@@ -185,16 +128,6 @@ def test_sys_exit_in_the_initializer():
     ):
         pool.map(abs, range(100))
     assert "the model is missing" in "".join([str(caught.value), str(caught.value.__cause__)])
-
-
-def fail_from_the_third(folder: str) -> None:
-    for number in range(2):
-        try:
-            os.mkdir(Path(folder) / str(number))
-        except FileExistsError:
-            continue
-        return
-    raise work.SetupFailed("the licences are used up")
 
 
 def test_initializer_that_fails_in_replacements(tmp_path):
@@ -245,14 +178,6 @@ def test_results_of_the_dead_stay(pool):
     again = pool.starmap(np.full, [(100_000, n + 50) for n in range(6)], 1)
     assert [int(array.sum()) for array in kept] == [100_000 * n for n in range(6)]
     assert [int(array.sum()) for array in again] == [100_000 * (n + 50) for n in range(6)]
-
-
-HELD: list[Any] = []
-
-
-def hold(array: Any) -> int:
-    HELD.append(array)
-    return len(HELD)
 
 
 def test_blocks_that_a_dead_worker_held_are_used_again():
