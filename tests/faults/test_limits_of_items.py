@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import concurrent.futures
 import multiprocessing
-import os
-import signal
 import threading
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,75 +13,16 @@ import pytest
 import forklift
 from tests.patience import until
 
-FOREVER = 3600.0
-
-
-def sleep_at(item):
-    index, bad, how = item
-    if index == bad:
-        if how == "sleep":
-            time.sleep(FOREVER)
-        elif how == "loop":
-            sum(iter(int, 1))  # native code, with the interpreter's lock
-        elif how == "stop":
-            os.kill(os.getpid(), signal.SIGSTOP)
-            time.sleep(FOREVER)
-        elif how == "deaf":
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
-            time.sleep(FOREVER)
-    return index * 2
-
-
-class SlowToDecode:
-    def __init__(self, index, bad):
-        self.index, self.bad = index, bad
-
-    def __setstate__(self, state):
-        self.__dict__ = state
-        if self.index == self.bad:
-            time.sleep(FOREVER)
-
-
-class SlowToEncode:
-    def __getstate__(self):
-        time.sleep(FOREVER)
-
-
-def index_of(item):
-    return item.index
-
-
-def slow_result(index):
-    return SlowToEncode() if index == 2 else index
-
-
-def die_until(item):
-    """Dies until the file has so many bytes: one for each attempt."""
-    index, folder, deaths = item
-    path = Path(folder) / str(index)
-    with path.open("ab") as attempts:
-        attempts.write(b"x")
-    if path.stat().st_size <= deaths:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return index
-
-
-def change_then_die(item):
-    """Changes its argument in place before it dies for the first time."""
-    array, folder = item
-    seen = float(array.sum())
-    array[:] = -1
-    try:
-        os.mkdir(Path(folder) / "died")
-    except FileExistsError:
-        return seen
-    os.kill(os.getpid(), signal.SIGKILL)
-    return None
-
-
-def say_and_sleep(folder):
-    (Path(folder) / str(os.getpid())).touch()
-    time.sleep(FOREVER)
+from .delays import (
+    FOREVER,
+    SlowToDecode,
+    change_then_die,
+    die_until,
+    index_of,
+    say_and_sleep,
+    sleep_at,
+    slow_result,
+)
 
 
 @pytest.fixture

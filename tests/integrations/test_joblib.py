@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import signal
 import threading
 import time
 from pathlib import Path
@@ -18,31 +17,7 @@ import forklift
 from forklift.integrations import joblib as integration
 from tests.patience import until
 
-
-def square(number):
-    return number * number
-
-
-def worker(*_):
-    return os.getpid()
-
-
-def fail_at(number, at):
-    if number == at:
-        raise ValueError(f"no {number}")
-    return number
-
-
-def mark_and_sleep(folder, seconds):
-    Path(folder, str(os.getpid())).touch()
-    time.sleep(seconds)
-    return os.getpid()
-
-
-def first_then_write(array, number):
-    first = float(array[0])
-    array[0] = number + 100.0
-    return first
+from .tasks import die, fail_at, first_then_write, mark_and_sleep, square, tell, told, variable, worker
 
 
 def kept_pool():
@@ -207,24 +182,12 @@ def test_threads_share_the_workers(backend):
     assert kept_pool()._counters()["births"] == 2
 
 
-def variable(name):
-    return os.environ.get(name)
-
-
 def test_inner_max_num_threads_is_what_libraries_in_workers_see(backend):
     with parallel_config(backend, n_jobs=2, inner_max_num_threads=3):
         found = Parallel()(
             delayed(variable)(name) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
         )
     assert found == ["3", "3", "3"]
-
-
-def told():
-    return os.environ["TOLD"]
-
-
-def tell(word):
-    os.environ["TOLD"] = word
 
 
 def test_options_of_pools_can_be_given(backend):
@@ -274,12 +237,6 @@ def test_a_task_that_takes_longer_than_the_timeout_ends_the_call(backend, tmp_pa
     with pytest.raises(multiprocessing.TimeoutError):
         Parallel(2, backend=backend, timeout=0.3)(delayed(mark_and_sleep)(tmp_path, 60) for _ in range(2))
     assert Parallel(2, backend=backend)(delayed(square)(n) for n in range(3)) == [0, 1, 4]
-
-
-def die(number):
-    if number == 3:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return number
 
 
 def test_a_worker_that_is_killed_is_named_and_replaced(backend):
