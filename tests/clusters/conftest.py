@@ -1,4 +1,4 @@
-"""Real clusters on loopback, one of each kind for a test process, with two nodes each; and the pools that use them."""
+"""Real clusters on loopback, one for a test process, with two nodes each; and the pools that use them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.conftest import kept_clean
 
 BACKENDS = ("ray", "dask")
 
-#: All tests of a kind of cluster run in one process, which starts it once.
+#: All tests of a kind of cluster run in one process, which starts it once; but see below.
 EACH = [
     pytest.param(kind, marks=[pytest.mark.xdist_group(kind), pytest.mark.timeout(120)]) for kind in BACKENDS
 ]
@@ -39,6 +39,15 @@ def kind_of(item: pytest.Item) -> str | None:
     callspec = getattr(item, "callspec", None)
     kind = None if callspec is None else callspec.params.get("implementation")
     return kind if kind in BACKENDS else None
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Conformance tests of each kind run in a process of their own, beside the others: half of a test is waiting."""
+    for item in items:
+        function = getattr(item, "function", None)
+        if kind_of(item) and getattr(function, "__module__", "").startswith("tests.conformance"):
+            item.add_marker(pytest.mark.xdist_group("conformance"))
 
 
 @pytest.fixture(autouse=True)
