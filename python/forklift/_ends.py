@@ -43,10 +43,20 @@ def end(native: _native.Pool, threads: Iterable[threading.Thread]) -> None:
     native.terminate()
     native.join(END_SECONDS)
     _native.trim_shared()
-    deadline = time.monotonic() + THREADS_SECONDS
-    for thread in list(threads):
-        if thread is not threading.current_thread():
-            thread.join(max(0.0, deadline - time.monotonic()))
+    await_threads(threads, THREADS_SECONDS)
+
+
+def await_threads(threads: Iterable[threading.Thread], seconds: float | None = None) -> None:
+    """Wait for a pool's threads, at most so long.
+
+    Those count that others of them start meanwhile: `forklift-births` may be about to start a relay.
+    """
+    deadline = None if seconds is None else time.monotonic() + seconds
+    waited = {threading.current_thread()}
+    while left := set(threads) - waited:
+        for thread in left:
+            thread.join(None if deadline is None else max(0.0, deadline - time.monotonic()))
+        waited |= left
 
 
 @atexit.register

@@ -564,9 +564,7 @@ class Pool:
                 crew.unbound()
             self._native.unbound()
             self._native.join(None)
-            for thread in list(self._threads):
-                if thread is not threading.current_thread():
-                    thread.join()
+            _ends.await_threads(self._threads)
 
     def __enter__(self) -> Pool:
         self._check_running()
