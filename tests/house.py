@@ -87,33 +87,51 @@ def look() -> House:
 
 def offspring() -> set[tuple[int, float]]:
     """All descendants, and all processes of this session that lost their parent: (pid, time of birth)."""
-    found = set(psutil.Process().children(recursive=True))
+    # Each test asks twice, so `/proc` is read once, without an object for each process of the machine.
+    born: dict[int, float] = {}
+    children: dict[int, list[int]] = {}
+    for name in os.listdir("/proc"):
+        if not name.isdigit():
+            continue
+        try:
+            with open(f"/proc/{name}/stat", "rb", buffering=0) as file:
+                fields = file.read(4096).rpartition(b")")[2].split()
+        except OSError:
+            continue  # it ended while we looked
+        born[int(name)] = float(fields[19])
+        children.setdefault(int(fields[1]), []).append(int(name))
+    found: set[int] = set()
+    ahead = [os.getpid()]
+    while ahead:
+        own = children.get(ahead.pop(), [])
+        found.update(own)
+        ahead += own
     mark = os.environ.get(MARK)
     if mark:
-        found |= {psutil.Process(pid) for pid in marked(MARK, mark) if psutil.pid_exists(pid)}
-    return {(p.pid, p.create_time()) for p in found if p.pid != os.getpid() and not is_process_wide(p)}
+        found.update(pid for pid in born.keys() - found if has_variable(pid, f"{MARK}={mark}".encode()))
+    return {(pid, born[pid]) for pid in found if pid != os.getpid() and not is_process_wide(pid)}
+
+
+def has_variable(pid: int | str, wanted: bytes) -> bool:
+    """Whether a living process had this variable in its environment when it was started."""
+    try:
+        with open(f"/proc/{pid}/environ", "rb", buffering=0) as file:
+            variables = file.readall()
+    except OSError:
+        return False  # it ended while we looked
+    return wanted in variables and wanted in variables.split(b"\0")
 
 
 def marked(name: str, value: str) -> list[int]:
     """The pids of living processes whose environment, when they were started, held `name=value`."""
     wanted = f"{name}={value}".encode()
-    pids = []
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        try:
-            variables = (entry / "environ").read_bytes().split(b"\0")
-        except OSError:
-            continue  # it ended while we looked
-        if wanted in variables:
-            pids.append(int(entry.name))
-    return pids
+    return [int(pid) for pid in os.listdir("/proc") if pid.isdigit() and has_variable(pid, wanted)]
 
 
-def is_process_wide(process: psutil.Process) -> bool:
-    """Whether `process` is one of the standard library's servants that stay until the interpreter ends."""
+def is_process_wide(pid: int) -> bool:
+    """Whether this process is one of the standard library's servants that stay until the interpreter ends."""
     try:
-        command = " ".join(process.cmdline())
+        command = " ".join(psutil.Process(pid).cmdline())
     except psutil.Error:
         return False
     return any(name in command for name in PROCESS_WIDE)
@@ -162,5 +180,6 @@ def open_descriptors() -> set[tuple[int, str]]:
 
 
 def payload_mappings() -> set[str]:
-    with open("/proc/self/maps") as maps:
-        return {line.strip() for line in maps if MAPPING_NAME in line}
+    text = Path("/proc/self/maps").read_text()
+    lines = text.splitlines() if MAPPING_NAME in text else []
+    return {line.strip() for line in lines if MAPPING_NAME in line}
