@@ -271,7 +271,7 @@ def test_results_that_were_left_on_a_node_that_dies(mortal):
         staff_everywhere(pool, workers)
         results = pool.imap(work.blob, range(count), 1)
         assert next(results)[0] == 0
-        until(lambda: len(pool._cluster.absent._wholes) >= 8, "replies stay on the nodes")
+        until(lambda: len(pool._cluster.absent.wholes()) >= 8, "replies stay on the nodes")
         nodes.kill_a_node()
         lost = []
         for i in range(1, count):

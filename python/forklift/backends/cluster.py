@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from forklift import _births, _native
 from forklift.backends.agent import Hello, Reply, Request, Terms, Value, detached, python_version
-from forklift.backends.left import Absent
+from forklift.backends.left import Absent, Outline
 from forklift.errors import ForkliftError
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class Remote:
         request: Request,
         parcel: _native.Parcel,
         needs: list[Value],
-        done: Callable[[Callable[[], Reply]], None],
+        done: Callable[[Callable[[], Reply | Outline]], None],
     ) -> None:
         """Begin a call. `done` is called once, in any thread, with what returns the reply or raises, `Lost` perhaps."""
         raise NotImplementedError
@@ -174,7 +174,7 @@ class Cluster:
         self._terms = terms
         self._endings: dict[int, _native.Ending] = {}
         self._limits: dict[int, Limits] = {}
-        self.absent = Absent()
+        self.absent = Absent(engine.lease)
         #: By job; those of job 0 are everybody's.
         self._values: dict[int, dict[int, _Stored]] = {}
         self._tickets = itertools.count(1)
@@ -365,6 +365,7 @@ class Cluster:
         """
         self.modules = modules
         self.engine.hold_at_most(results_bytes)
+        self.absent.bytes_max = results_bytes // 2
         from forklift.backends.relay import serve
 
         _births.import_before_forks()

@@ -20,7 +20,7 @@ from typing import Any
 from forklift import _native
 from forklift.backends.agent import Agent, Hello, Reply, Request, Terms, Value, detached
 from forklift.backends.cluster import Engine, Lost, Node, Remote
-from forklift.backends.left import Whole, is_outline, outlined, stood_for
+from forklift.backends.left import Outline, is_outlined, outlined
 from forklift.errors import ForkliftError, MemoryLimitExceeded, bounded_text
 
 try:
@@ -254,14 +254,14 @@ class DaskRemote(Remote):
         self._pool = pool
         self._lock = threading.Lock()
         #: What waits for an answer, by the name of its task.
-        self._waiting: dict[str, Callable[[Callable[[], Reply]], None]] = {}
+        self._waiting: dict[str, Callable[[Callable[[], Reply | Outline]], None]] = {}
 
     def call(
         self,
         request: Request,
         parcel: _native.Parcel,
         needs: list[Value],
-        done: Callable[[Callable[[], Reply]], None],
+        done: Callable[[Callable[[], Reply | Outline]], None],
     ) -> None:
         name = self._engine.name_call()
         with self._lock:
@@ -297,14 +297,15 @@ class DaskRemote(Remote):
 
     def _leave(self, name: str, reply: Any) -> None:
         """Have only the outline of a reply sent, if it is large."""
-        whole = Whole(lambda: self._fetch(reply), self._engine.lease, lambda: self.lost)
         outline = self._client.submit(
             outlined, reply, workers=[self.node.key], key=self._engine.name_call(), pure=False, retries=0
         )
 
-        def result(outline: Any) -> Reply:
+        def result(outline: Any) -> Reply | Outline:
             found = self._result(outline)
-            return stood_for(found, whole) if is_outline(found) else found
+            return (
+                Outline(found, lambda: self._fetch(reply), lambda: self.lost) if is_outlined(found) else found
+            )
 
         outline.add_done_callback(lambda future: self._settle(name, lambda: result(future)))
 
@@ -328,7 +329,7 @@ class DaskRemote(Remote):
         fetch.cancel()
         raise Lost(self.lost)
 
-    def _settle(self, name: str, result: Callable[[], Reply]) -> None:
+    def _settle(self, name: str, result: Callable[[], Reply | Outline]) -> None:
         with self._lock:
             done = self._waiting.pop(name, None)
         if done is not None:

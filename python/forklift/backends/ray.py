@@ -14,7 +14,7 @@ from typing import Any
 from forklift import _native
 from forklift.backends.agent import Agent, Hello, Reply, Request, Terms, Value
 from forklift.backends.cluster import Engine, Lost, Node, Remote
-from forklift.backends.left import Whole, is_outline, outlined, stood_for
+from forklift.backends.left import Outline, is_outlined, outlined
 from forklift.backends.plasma import Plasma
 from forklift.errors import ForkliftError, MemoryLimitExceeded, bounded_text
 
@@ -100,7 +100,7 @@ class RayEngine(Engine):
             ) from None
         except Exception as error:
             raise Lost(_in_words(error, node)) from error
-        return RayRemote(node, handle, self.lease), hello
+        return RayRemote(node, handle), hello
 
     def store(self, parcel: _native.Parcel) -> Any:
         return [ray.put(parcel)]  # In a list, or it would be fetched before a call begins.
@@ -121,10 +121,9 @@ class RayEngine(Engine):
 class RayRemote(Remote):
     """An actor."""
 
-    def __init__(self, node: Node, handle: Any, lease: Callable[[Reply], _native.Lease | None]) -> None:
+    def __init__(self, node: Node, handle: Any) -> None:
         super().__init__(node)
         self._handle = handle
-        self._lease = lease
         self._ended = False
         # It answers when the agent is no more.
         handle.stay.remote().future().add_done_callback(self._left)
@@ -143,31 +142,33 @@ class RayRemote(Remote):
         request: Request,
         parcel: _native.Parcel,
         needs: list[Value],
-        done: Callable[[Callable[[], Reply]], None],
+        done: Callable[[Callable[[], Reply | Outline]], None],
     ) -> None:
-        #: What is left of the reply, for its outline. Ray keeps what is called below for longer than it needs it.
-        left: list[Whole] = []
+        #: What has a reply sent that stays where it is, and keeps it there. It is taken out, for Ray keeps what is
+        #: called below for longer than it needs it.
+        stays: list[Any] = []
         try:
             if request.apart:
-                reference, stays = self._handle.call_apart.options(num_returns=2).remote(
+                reference, whole = self._handle.call_apart.options(num_returns=2).remote(
                     request, parcel, needs
                 )
-                # It stays for as long as somebody has this.
-                left.append(Whole(stays.future, self._lease, lambda: self.lost))
-                del stays
+                stays.append(whole.future)
+                del whole
             else:
                 reference = self._handle.call.remote(request, parcel, needs)
         except ray.exceptions.RayActorError as error:
             raise Lost(_in_words(error, self.node)) from error
 
         def settle(future: Any) -> None:
-            def result() -> Reply:
+            def result() -> Reply | Outline:
                 try:
                     reply: Reply = future.result()
                 except (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError) as error:
                     raise Lost(_in_words(error, self.node)) from error
-                whole = left.pop() if left else None
-                return reply if whole is None or not is_outline(reply) else stood_for(reply, whole)
+                begin = stays.pop() if stays else None
+                if begin is None or not is_outlined(reply):
+                    return reply
+                return Outline(reply, begin, lambda: self.lost)
 
             done(result)
 

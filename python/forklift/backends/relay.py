@@ -16,7 +16,7 @@ from collections.abc import Callable
 from forklift import _births, _native, _zygote
 from forklift.backends.agent import Outcome, Reply, Request, Value, failures
 from forklift.backends.cluster import FUNCTION, Cluster, Lost, Remote
-from forklift.backends.left import LEFT_BYTES_MIN, Left
+from forklift.backends.left import Outline
 from forklift.errors import ForkliftError
 
 __all__ = ["serve"]
@@ -68,7 +68,7 @@ class _Piece:
         #: Values that went along.
         self.needs: list[Value] = []
         #: What returns the reply, or raises, once it is there.
-        self.result: Callable[[], Reply] | None = None
+        self.result: Callable[[], Reply | Outline] | None = None
 
 
 class Departed(Exception):
@@ -168,8 +168,7 @@ class Relay:
             retained=retained,
             retries=retries,
             task_timeout=task_timeout,
-            # To leave a reply there costs a message more, so only those are that are likely to be large.
-            apart=streamed and cluster.absent.weight(job) * items >= LEFT_BYTES_MIN,
+            apart=streamed and cluster.absent.may_grow(job, items),
             stale=_taken(remote.stale),
         )
         if remote.lost is not None:
@@ -183,11 +182,11 @@ class Relay:
                 cluster.keep(job, FUNCTION | job, True, function)
             piece.needs = cluster.needs(job, remote)
 
-            def done(result: Callable[[], Reply]) -> None:
+            def done(result: Callable[[], Reply | Outline]) -> None:
                 piece.result = result
                 self._end.ring()
 
-            def kept(result: Callable[[], Reply]) -> None:
+            def kept(result: Callable[[], Reply | Outline]) -> None:
                 cluster.arrived(job, remote, piece.needs)
                 done(result)
 
@@ -214,14 +213,15 @@ class Relay:
             # The values may not have arrived either: they go along once more.
             self._remote.known.difference_update(value.key for value in piece.needs)
             reply = _refused(self._cluster, error, piece.request)
+        lease = None
+        if isinstance(reply, Outline):
+            reply = self._cluster.absent.enter(piece.job, piece.request.first, reply)
+        else:
+            lease = self._cluster.engine.lease(reply)
         now = time.monotonic()
         crossing = max(0.0, now - max(piece.sent, self._answered) - reply.seconds)
         self._answered = now
         self._cluster.absent.weigh(piece.job, reply)
-        left = {outcome.results.whole for outcome in reply.outcomes if isinstance(outcome.results, Left)}
-        for whole in left:
-            self._cluster.absent.enter(piece.job, piece.request.first, whole)
-        lease = None if left else self._cluster.engine.lease(reply)
         for outcome in reply.outcomes:
             piece.answered += outcome.items
             self._end.answer(
