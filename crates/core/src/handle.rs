@@ -159,7 +159,6 @@ pub struct Handle {
     id: JobId,
     state: Mutex<State>,
     changed: Condvar,
-    ended: Arc<AtomicBool>,
     announce: Option<Sender<JobId>>,
 }
 
@@ -171,7 +170,8 @@ struct State {
     /// By index of their first item; none overlap.
     answers: BTreeMap<u64, Answer>,
     answered: u64,
-    finished: bool,
+    /// Shared, for whoever is not to keep the answers alive; changed with the lock held.
+    finished: Arc<AtomicBool>,
     fault: Option<Fault>,
 }
 
@@ -179,7 +179,7 @@ impl Handle {
     /// A job that has just begun. Its end is announced to `announce`, if given.
     #[must_use]
     pub fn new(id: JobId, announce: Option<Sender<JobId>>) -> Self {
-        Self { id, state: Mutex::default(), changed: Condvar::new(), ended: Arc::default(), announce }
+        Self { id, state: Mutex::default(), changed: Condvar::new(), announce }
     }
 
     /// Its name.
@@ -220,13 +220,11 @@ impl Handle {
     /// Driver: the end, with its reason if it is not the natural one. Only the first end counts.
     pub(crate) fn finish(&self, fault: Option<Fault>) {
         let mut state = self.lock();
-        if state.finished {
+        if state.finished.swap(true, Ordering::Relaxed) {
             return;
         }
-        state.finished = true;
         state.fault = fault;
         drop(state);
-        self.ended.store(true, Ordering::Relaxed);
         self.changed.notify_all();
         if let Some(announce) = &self.announce {
             // Nobody listens any more once the pool is gone.
@@ -256,13 +254,13 @@ impl Handle {
     /// Whether all has been answered, or the job cannot go on; answers may still wait to be taken.
     #[must_use]
     pub fn finished(&self) -> bool {
-        self.lock().finished
+        self.lock().finished()
     }
 
     /// What becomes true when it is [`finished`](Self::finished), for whoever is not to keep its answers alive.
     #[must_use]
     pub fn ended(&self) -> Arc<AtomicBool> {
-        Arc::clone(&self.ended)
+        Arc::clone(&self.lock().finished)
     }
 
     /// Items answered so far.
@@ -273,8 +271,12 @@ impl Handle {
 }
 
 impl State {
+    fn finished(&self) -> bool {
+        self.finished.load(Ordering::Relaxed)
+    }
+
     fn take(&mut self, feeding: bool, taking: Taking) -> Option<Turn> {
-        if !self.finished && feeding {
+        if !self.finished() && feeding {
             if let Some((chunk, apart)) = self.restore.pop_front() {
                 return Some(Turn::Restore { chunk, apart });
             }
@@ -282,7 +284,7 @@ impl State {
                 self.granted -= 1;
                 return Some(Turn::Feed(self.items));
             }
-        } else if !self.finished
+        } else if !self.finished()
             && let Some((chunk, apart)) = self.restore.pop_front()
         {
             // Whoever still holds the items may be past feeding.
@@ -296,7 +298,7 @@ impl State {
         if let Some(answer) = answer {
             return Some(Turn::Answer(answer));
         }
-        if !self.finished {
+        if !self.finished() {
             return None;
         }
         match (&self.fault, taking) {

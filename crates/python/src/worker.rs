@@ -315,6 +315,7 @@ impl Server {
             turned: call.begun,
             waited: call.waited,
         };
+        let mut done = count;
         for index in 0..count {
             let item = start + u64::from(index);
             let now = self.station.mark(job, item, Phase::Calling);
@@ -323,16 +324,8 @@ impl Server {
                 done => self.watch.lap(now, done - 1),
             }
             if index > 0 && call.until.is_some_and(|until| now >= until) {
-                drop(items);
-                self.functions.insert(job, function);
-                let first = item - batch.results.len() as u64;
-                if !batch.results.is_empty() {
-                    self.answer(py, job, chunk, first, batch, false)?;
-                }
-                self.station.mark_idle();
-                self.station.surrender(chunk)?;
-                self.worked = Some(Instant::now());
-                return Ok(());
+                done = index;
+                break;
             }
             if now.since(shown) >= ANSWER_INTERVAL && !batch.results.is_empty() {
                 let first = item - batch.results.len() as u64;
@@ -370,10 +363,16 @@ impl Server {
         // What lies in the parent's memory goes back with the answer, if nobody kept it.
         drop(items);
         self.functions.insert(job, function);
-        let first = start + u64::from(count) - batch.results.len() as u64;
-        self.answer(py, job, chunk, first, batch, true)?;
+        let first = start + u64::from(done) - batch.results.len() as u64;
+        if !batch.results.is_empty() {
+            self.answer(py, job, chunk, first, batch, done == count)?;
+        }
         self.station.mark_idle();
-        self.has_outgrown(true)?;
+        if done == count {
+            self.has_outgrown(true)?;
+        } else {
+            self.station.surrender(chunk)?;
+        }
         self.worked = Some(Instant::now());
         Ok(())
     }
