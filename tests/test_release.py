@@ -44,6 +44,12 @@ def has_venv(python: Path) -> bool:
     return subprocess.run([python, "-c", "import ensurepip"], capture_output=True, timeout=30).returncode == 0
 
 
+def plain_environment() -> dict[str, str]:
+    """Of a user who has neither Rust nor another Python at hand."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL"))}
+    return kept | {"PATH": "/usr/bin:/bin"}
+
+
 def environment_of(python: str, place: Path, *packages: str | Path) -> Path:
     """Make an environment that has these packages, and return its interpreter.
 
@@ -61,10 +67,7 @@ def environment_of(python: str, place: Path, *packages: str | Path) -> Path:
         "--quiet",
         "--disable-pip-version-check",
     ]
-    environment = {
-        name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL"))
-    }
-    subprocess.run([*pip, *packages], check=True, env=environment | {"PATH": "/usr/bin:/bin"}, timeout=240)
+    subprocess.run([*pip, *packages], check=True, env=plain_environment(), timeout=240)
     return inside
 
 
@@ -85,12 +88,9 @@ def test_the_wheel_works_in_clean_environments_without_rust(tmp_path):
     for number, python in enumerate(interpreters()):
         place = tmp_path / f"environment-{number}"
         inside = environment_of(python, place, wheel)
-        environment = {
-            name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL"))
-        }
         done = subprocess.run(
             [inside, "-W", "error", "-c", WORK],
-            env=environment | {"PATH": "/usr/bin:/bin"},
+            env=plain_environment(),
             cwd=tmp_path,
             capture_output=True,
             text=True,

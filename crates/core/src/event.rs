@@ -195,7 +195,8 @@ pub enum Event {
         /// Of which chunk.
         chunk: ChunkId,
     },
-    /// Worker: the rest of the oldest piece it holds comes back as it was, not begun, since the worker is used up.
+    /// Worker: the rest of the oldest piece it holds comes back as it was, not begun, since the worker is used up
+    /// or has been at it for far longer than was thought.
     Surrendered {
         /// Which.
         worker: WorkerId,

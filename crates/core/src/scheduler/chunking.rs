@@ -12,6 +12,7 @@
 //! by weight                ≤ bytes allowed ÷ bytes per item, in and out
 //!   way in                 four times as many, if a byte is no slower then (beyond the processor's cache it may be)
 //! always                   ≥ 1
+//! given back               what is not begun of it after four times what was expected, 10 ms at least
 //! ```
 //!
 //! "Per item" is the prudent estimate, mean plus spread: items that vary get smaller chunks. Pure arithmetic;

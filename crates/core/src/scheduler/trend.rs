@@ -1,8 +1,7 @@
 //! What to expect of something that is observed again and again: pure arithmetic, constant time.
 
 /// Weight of a usual observation in the mean; an unusual one (outside of ×¼ … ×2) weighs [`ABRUPT`], so that a job
-/// whose items change half-way is followed
-/// within one or two dozen messages even if their cost changes a thousandfold.
+/// whose items change half-way is followed within one or two dozen messages even if their cost changes a thousandfold.
 const USUAL: f64 = 0.25;
 const ABRUPT: f64 = 0.5;
 
