@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import datetime
+import decimal
+import fractions
 import functools
 import os
 import signal
@@ -12,7 +15,7 @@ import time
 import pytest
 
 import forklift
-from forklift import _estimate, _inherit, _threads, _zygote
+from forklift import _estimate, _inherit, _native, _threads, _zygote
 from tests.patience import until
 
 # pytest-xdist's threads are foreign ones.
@@ -418,15 +421,40 @@ def test_a_sample_runs_no_code_of_others():
     assert "Spy" in why_not
 
 
+class Fields(datetime.timedelta):
+    """Could be changed: it has a `__dict__`."""
+
+
+@pytest.mark.parametrize(
+    ("part", "unshared"),
+    [
+        (datetime.timedelta(1), True),
+        (datetime.date(2020, 1, 1), True),
+        (datetime.datetime(2020, 1, 1), True),
+        (datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC), False),
+        (decimal.Decimal(1), True),
+        (fractions.Fraction(1, 3), True),
+        (Fields(1), False),
+        ([1], False),
+        ({1: 2}, False),
+        (object(), False),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_only_what_could_be_changed_counts_as_shared(part, unshared):
+    assert _native.unshared([[part, 1], [part, 2]]) is unshared
+
+
 # What "auto" does is looked at in processes of their own: this one has threads of pytest-xdist.
 
 ITEMS = """
-import forklift, threading, warnings
+import datetime, forklift, threading, warnings
 warnings.simplefilter("error")
 def count(item):
     return len(item)
 def make(rows=800):
-    return [[str(row * 2000 + n) for n in range(2000)] for row in range(rows)]
+    # Dear to pickle beside what it takes of memory, so that the choice is the same on any machine.
+    return [[datetime.timedelta(seconds=row * 1000 + n) for n in range(1000)] for row in range(rows)]
 """
 
 
@@ -434,7 +462,7 @@ def test_auto_inherits_where_encoding_dominates_and_forking_is_safe(scripts):
     source = """
     items = make()
     with forklift.Pool(2) as pool:
-        assert pool.map(count, items) == [2000] * 800
+        assert pool.map(count, items) == [1000] * 800
         print(pool._inherit_choice)
         assert pool._counters()["births"] == 0
     """

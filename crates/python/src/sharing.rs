@@ -176,20 +176,25 @@ fn is_small(object: &Bound<'_, PyAny>) -> bool {
 }
 
 /// Whether no object that could be changed is in two places of these items, however deep: what a function does to one item
-/// then is seen by no other. Only plain containers, numbers, text and arrays are looked into; false for anything else.
+/// then is seen by no other. Only plain containers, numbers, text, arrays, times, decimals and fractions are known; false for
+/// anything else.
 #[pyfunction]
 pub(crate) fn unshared(items: &Bound<'_, PyAny>) -> PyResult<bool> {
     fn alone(object: &Bound<'_, PyAny>, seen: &mut HashSet<usize>, depth: u32) -> PyResult<bool> {
         if is_constant(object) {
             return Ok(true);
         }
-        if depth == DEPTH_MAX || !seen.insert(object.as_ptr().addr()) {
-            return Ok(false);
-        }
         let plain = object.is_exact_instance_of::<PyList>()
             || object.is_exact_instance_of::<PyTuple>()
             || object.is_exact_instance_of::<PySet>()
-            || object.is_exact_instance_of::<PyFrozenSet>();
+            || object.is_exact_instance_of::<PyFrozenSet>()
+            || object.is_exact_instance_of::<PyDict>();
+        if !plain && is_fixed(object)? {
+            return Ok(true);
+        }
+        if depth == DEPTH_MAX || !seen.insert(object.as_ptr().addr()) {
+            return Ok(false);
+        }
         if let Ok(dict) = object.cast_exact::<PyDict>() {
             for (key, value) in dict.iter() {
                 if !alone(&key, seen, depth + 1)? || !alone(&value, seen, depth + 1)? {
@@ -214,6 +219,16 @@ pub(crate) fn unshared(items: &Bound<'_, PyAny>) -> PyResult<bool> {
         Ok(true)
     }
     alone(items, &mut HashSet::new(), 0)
+}
+
+/// Whether this is a time, decimal or fraction of the standard library, which cannot be changed. Those that know a zone are
+/// not, for it may be anybody's.
+fn is_fixed(object: &Bound<'_, PyAny>) -> PyResult<bool> {
+    let module = object.get_type().module()?;
+    if module == "datetime" {
+        return Ok(object.getattr_opt(intern!(object.py(), "tzinfo"))?.is_none_or(|zone| zone.is_none()));
+    }
+    Ok(module == "decimal" || module == "fractions")
 }
 
 /// Whether two items are, or directly hold, one and the same object that could be changed.
