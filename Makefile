@@ -18,7 +18,7 @@ export PYO3_PYTHON := $(CURDIR)/$(BIN)/python
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 # What make says of its jobs is not for others: cargo would complain that it was not asked.
-CARGO := env -u MAKEFLAGS cargo
+CARGO := env -u MAKEFLAGS -u MFLAGS cargo
 
 # Of thousands of tests that start and kill processes four at a time, on two cores, one may run out of patience. What fails
 # twice in a row has failed; what was run again is shown as such.
@@ -121,7 +121,7 @@ $(VENV)/.needs-checks: pyproject.toml $(VENV)/.made
 
 # Installed in place: Python sources are used where they lie, only the extension module is built.
 $(VENV)/.built: $(SOURCES) $(VENV)/.needs-build
-	env -u CONDA_PREFIX -u MAKEFLAGS VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/maturin develop --release --quiet
+	env -u CONDA_PREFIX -u MAKEFLAGS -u MFLAGS VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/maturin develop --release --quiet
 	touch $@
 
 # Tests start thousands of interpreters. Some are told to write no bytecode, and would compile what they import.

@@ -255,5 +255,5 @@ def _auto(pool: Pool, iterable: object, blocking: bool) -> tuple[bool, str]:
     if names:
         return False, f"copy: forking is not known to be safe with these threads: {', '.join(names)}"
     if not _native.unshared(items):
-        return False, "copy: items share an object that a function could change, or hold what is not plain data"
+        return False, "copy: items share an object that a function could change, or hold what is not plain"
     return True, f"inherit: {figures}"
