@@ -16,6 +16,8 @@ NEEDS := import sys, tomllib; data = tomllib.load(open("pyproject.toml", "rb"));
 # Crates ask this interpreter what to build for, so that changing shells does not mean building again.
 export PYO3_PYTHON := $(CURDIR)/$(BIN)/python
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Also where maturin runs it.
+export PIP_QUIET := 1
 
 # What make says of its jobs is not for others: cargo would complain that it was not asked.
 CARGO := env -u MAKEFLAGS -u MFLAGS cargo
@@ -110,13 +112,13 @@ $(VENV)/.made:
 
 $(VENV)/.needs-%: pyproject.toml $(VENV)/.made
 	$(BIN)/python -c '$(NEEDS)' $* >$(VENV)/needs-$*.txt
-	$(BIN)/python -m pip install --quiet --requirement $(VENV)/needs-$*.txt
+	$(BIN)/python -m pip install --requirement $(VENV)/needs-$*.txt
 	touch $@
 
 # What all checks need, so that pip runs once and not three times.
 $(VENV)/.needs-checks: pyproject.toml $(VENV)/.made
 	$(BIN)/python -c '$(NEEDS)' build dev test >$(VENV)/needs-checks.txt
-	$(BIN)/python -m pip install --quiet --requirement $(VENV)/needs-checks.txt
+	$(BIN)/python -m pip install --requirement $(VENV)/needs-checks.txt
 	touch $(VENV)/.needs-build $(VENV)/.needs-dev $(VENV)/.needs-test $@
 
 # Installed in place: Python sources are used where they lie, only the extension module is built.
