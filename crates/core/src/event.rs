@@ -32,6 +32,8 @@ pub enum Delivery {
 /// What the scheduler knows of a job from its start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct JobSpec {
+    /// Jobs that call the same function have the same number here, where that can be told.
+    pub function: Option<u64>,
     /// How many items there will be, where that is known before they are pulled.
     pub items: Option<u64>,
     /// How to cut them.

@@ -20,6 +20,7 @@ use crate::near::{self, Shelf};
 use forklift_shm::{Arena, Block, Draft, Release, Segment, SegmentId, Sharing, Span, View};
 use std::collections::HashMap;
 use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -265,6 +266,16 @@ impl Payload {
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.bytes
+    }
+
+    /// A number that values with another stream or size do not have, but by chance. Nothing if the stream is too long to
+    /// travel in a message.
+    #[must_use]
+    pub fn fingerprint(&self) -> Option<u64> {
+        let Piece::Inline(stream) = &self.stream else { return None };
+        let mut hasher = DefaultHasher::new();
+        (stream, self.total_bytes()).hash(&mut hasher);
+        Some(hasher.finish())
     }
 
     /// How long it took to gather it.

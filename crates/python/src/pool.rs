@@ -212,6 +212,7 @@ impl Pool {
         let mut manner = Manner::towards(self.elsewhere);
         let payload = encode(py, function, self.pool.broadcast(), &mut manner)?;
         let spec = JobSpec {
+            function: payload.fingerprint(),
             items,
             chunking: match chunksize {
                 0 if numbered && !streamed => Chunking::Numbered,

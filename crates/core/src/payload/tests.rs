@@ -170,3 +170,20 @@ fn what_was_received_is_taken_over_once() {
     drop(parcel);
     assert_eq!((inner.0.lock().unwrap().len(), outer.0.lock().unwrap().len()), (1, 1));
 }
+
+#[test]
+fn equal_streams_of_equal_size_have_one_fingerprint() {
+    let arena = Arena::new(ArenaLimits::default());
+    let print = |stream: &[u8], buffers: &[&[u8]]| {
+        Payload::pack(&arena, &[stream], &sources(buffers)).unwrap().fingerprint()
+    };
+    assert_eq!(print(b"abc", &[]), print(b"abc", &[]));
+    assert_eq!(
+        print(b"abc", &[&[1; 90_000]]),
+        print(b"abc", &[&[2; 90_000]]),
+        "bytes beside it are not read"
+    );
+    let all = [print(b"abc", &[]), print(b"abd", &[]), print(b"abc", &[b"x"])];
+    assert!(all[0] != all[1] && all[0] != all[2] && all.iter().all(Option::is_some));
+    assert_eq!(print(&[0; 1 << 20], &[]), None);
+}

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! nothing observed yet     1; elsewhere ≤ items not yet sent ÷ (16 × workers)   (probe)
+//!   function called before what its first items cost then, once the first chunk has shown what they weigh
 //! by time                  message cost × 40 ÷ seconds per item       (the message is 2.5 % of the work)
 //!   more than 40 workers   message cost × workers ÷ seconds per item  (the parent keeps up)
 //! growth                   ≤ 8 × the largest piece that came back     (early mistakes stay cheap)
@@ -65,6 +66,13 @@ const CARRYING_SHARE_MAX: f64 = 0.2;
 /// A piece that takes this many times as long as was thought was thought too small a part: what is left of it is cut anew.
 /// Not before it is worth a message, though.
 const SURPRISE: f64 = 4.0;
+
+/// Items of one piece from which on an answer is enough of a precedent: what a job costs in the beginning is what the next
+/// one is likely to cost in the beginning.
+const EARLY_ITEMS: u32 = 32;
+
+/// A first answer that took this many times what a precedent says is another case.
+const CONTRADICTION: f64 = 2.0;
 
 /// Pieces of either kind that are looked at before one is preferred.
 const LOOKS: u32 = 4;
@@ -162,6 +170,14 @@ pub(super) struct Bounds {
     pub(super) bytes_out_max: u64,
 }
 
+/// What a job with the same function has shown.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Precedent {
+    seconds: Trend,
+    bytes_out: Trend,
+    proven: u32,
+}
+
 /// What was learned about one job's items, and the sizes that follow from it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Chunker {
@@ -177,21 +193,45 @@ pub(super) struct Chunker {
     carrying: Trend,
     /// Items of the largest piece that came back at the present cost.
     proven: u32,
+    /// What is assumed until the first answer; `seconds` and `proven` are from there.
+    assumed: Option<Precedent>,
+    /// Cost and results of the first items, for a job to come.
+    early: Option<(Trend, Trend)>,
 }
 
 impl Chunker {
-    pub(super) fn new(chunking: Chunking) -> Self {
-        let (seconds, bytes_in, bytes_out, reach, way, carrying) = Default::default();
-        Self { chunking, seconds, bytes_in, bytes_out, reach, way, carrying, proven: 1 }
+    pub(super) fn new(chunking: Chunking, precedent: Option<Precedent>) -> Self {
+        let (bytes_in, bytes_out, reach, way, carrying, early) = Default::default();
+        let assumed = precedent.filter(|_| chunking == Chunking::Automatic);
+        let (seconds, proven) = assumed.map_or((Trend::default(), 1), |past| (past.seconds, past.proven));
+        Self { chunking, seconds, bytes_in, bytes_out, reach, way, carrying, proven, assumed, early }
+    }
+
+    /// What a job to come may assume.
+    pub(super) fn precedent(&self) -> Option<Precedent> {
+        let (seconds, bytes_out) = self.early.unwrap_or((self.seconds, self.bytes_out));
+        // As good as one item: what will be seen outweighs it.
+        let precedent = Precedent { seconds: seconds.faded(), bytes_out, proven: self.proven };
+        (self.chunking == Chunking::Automatic && self.has_seen_any()).then_some(precedent)
+    }
+
+    /// Whether any item was answered.
+    pub(super) fn has_seen_any(&self) -> bool {
+        self.seconds.known() && self.assumed.is_none()
     }
 
     pub(super) fn is_automatic(&self) -> bool {
         !matches!(self.chunking, Chunking::Fixed(_))
     }
 
-    /// Whether sizes are still a guess: only single items are sent, and few of them.
+    /// Whether sizes are still a guess: few items are sent.
     pub(super) fn is_probing(&self) -> bool {
         self.is_automatic() && !self.seconds.known()
+    }
+
+    /// Whether sizes would follow from what was assumed alone.
+    fn is_weight_unseen(&self) -> bool {
+        self.assumed.is_some() && !self.bytes_in.known()
     }
 
     /// A chunk was encoded.
@@ -201,6 +241,12 @@ impl Chunker {
 
     /// A worker answered some items.
     pub(super) fn answered(&mut self, items: u32, spent: Duration, bytes: u64) {
+        if let Some(past) = self.assumed.take() {
+            let assumed = past.seconds.mean() * f64::from(items) + PIECE_COST.as_secs_f64();
+            if spent.as_secs_f64() > CONTRADICTION * assumed {
+                (self.seconds, self.proven) = (Trend::default(), 1);
+            }
+        }
         self.seconds.learn(per_item(spent.as_secs_f64(), items), items);
         self.bytes_out.learn(per_item(bytes as f64, items), items);
     }
@@ -225,6 +271,9 @@ impl Chunker {
     /// A worker has answered the whole of a piece of so many items.
     pub(super) fn proved(&mut self, piece: u32) {
         self.proven = self.proven.max(piece);
+        if piece >= EARLY_ITEMS {
+            self.early.get_or_insert((self.seconds, self.bytes_out));
+        }
     }
 
     /// How many items the next chunk should have.
@@ -232,7 +281,7 @@ impl Chunker {
         match self.chunking {
             Chunking::Fixed(items) => items.max(1),
             Chunking::Numbered => ITEMS_MAX as u32,
-            Chunking::Automatic if !self.seconds.known() => probe(bounds),
+            Chunking::Automatic if !self.seconds.known() || self.is_weight_unseen() => probe(bounds),
             Chunking::Automatic => whole(self.by_time(bounds).min(self.by_weight(bounds))),
         }
     }
@@ -286,7 +335,8 @@ impl Chunker {
 
     fn by_weight(&self, bounds: &Bounds) -> f64 {
         let bytes_in_max = self.reach.bytes_max(bounds);
-        fitting(bytes_in_max, self.bytes_in).min(fitting(bounds.bytes_out_max, self.bytes_out))
+        let bytes_out = self.assumed.map_or(self.bytes_out, |past| past.bytes_out);
+        fitting(bytes_in_max, self.bytes_in).min(fitting(bounds.bytes_out_max, bytes_out))
     }
 }
 
@@ -330,7 +380,7 @@ mod tests {
     /// Sizes that follow from answering chunk after chunk, each of the size chosen before, `cost(i)` seconds per
     /// item of generation `i`, and `bytes` each way.
     fn check(cost: impl Fn(usize) -> f64, bytes: u64, bounds: Bounds, expected: &[u32]) {
-        let mut chunker = Chunker::new(Chunking::Automatic);
+        let mut chunker = Chunker::new(Chunking::Automatic, None);
         let mut sizes = Vec::new();
         for generation in 0..expected.len() {
             let items = chunker.items(&bounds);
@@ -347,12 +397,12 @@ mod tests {
     fn where_messages_are_dear_a_probe_is_a_small_share_of_the_job() {
         let items = |remaining| {
             let bounds = Bounds { probe_items: 64, remaining, ..BOUNDS };
-            Chunker::new(Chunking::Automatic).items(&bounds)
+            Chunker::new(Chunking::Automatic, None).items(&bounds)
         };
         assert_eq!(items(None), 1, "of an iterator nothing is known");
         assert_eq!([31, 64, 1000, 1_000_000].map(|left| items(Some(left))), [1, 2, 31, 64]);
         let here = Bounds { remaining: Some(1_000_000), ..BOUNDS };
-        assert_eq!(Chunker::new(Chunking::Automatic).items(&here), 1);
+        assert_eq!(Chunker::new(Chunking::Automatic, None).items(&here), 1);
     }
 
     #[test]
@@ -389,7 +439,7 @@ mod tests {
 
     #[test]
     fn items_that_turn_cheap_are_followed_within_two_dozen_messages() {
-        let mut chunker = Chunker::new(Chunking::Automatic);
+        let mut chunker = Chunker::new(Chunking::Automatic, None);
         chunker.answered(1, Duration::from_millis(50), 8);
         let mut messages = 0;
         while chunker.items(&BOUNDS) < 40 {
@@ -404,7 +454,7 @@ mod tests {
     #[test]
     fn varied_items_get_smaller_chunks_than_even_ones_of_the_same_mean() {
         let size = |low: u64, high: u64| {
-            let mut chunker = Chunker::new(Chunking::Automatic);
+            let mut chunker = Chunker::new(Chunking::Automatic, None);
             for i in 0..100 {
                 let micros = if i % 2 == 0 { low } else { high };
                 chunker.answered(8, Duration::from_micros(micros * 8), 8);
@@ -418,7 +468,7 @@ mod tests {
     #[test]
     fn the_tail_is_guided_but_not_ground_to_dust() {
         let tail = |left| Bounds { remaining: Some(left), ..BOUNDS };
-        let mut chunker = Chunker::new(Chunking::Automatic);
+        let mut chunker = Chunker::new(Chunking::Automatic, None);
         chunker.answered(100, Duration::from_micros(50) * 100, 800);
         chunker.proved(100);
         let sizes: Vec<u32> = [1000, 100, 40, 8, 1].iter().map(|&left| chunker.items(&tail(left))).collect();
@@ -428,7 +478,7 @@ mod tests {
 
     /// The size chosen in the end, where heavy chunks take so many times as long for each byte as light ones.
     fn reached(slowdown: f64) -> u32 {
-        let mut chunker = Chunker::new(Chunking::Automatic);
+        let mut chunker = Chunker::new(Chunking::Automatic, None);
         let bounds = Bounds { bytes_out_max: 1 << 30, ..BOUNDS };
         for _ in 0..20 {
             let items = chunker.items(&bounds);
@@ -461,7 +511,7 @@ mod tests {
             (100, 1e-9, Some(65_536)),
         ];
         for (decode, way, expected) in cases {
-            let mut chunker = Chunker::new(Chunking::Automatic);
+            let mut chunker = Chunker::new(Chunking::Automatic, None);
             chunker.encoded(100, 400 << 20);
             chunker.answered(100, micros(5_000), 0);
             chunker.answered_whole(100, micros(5_000), micros(decode), way, BOUNDS.bytes_in_max);
@@ -479,7 +529,7 @@ mod tests {
     fn what_takes_far_longer_than_was_thought_comes_back_unless_the_size_is_the_users() {
         let (brief, micros) = (Duration::from_millis(10), Duration::from_micros);
         let patience = |chunking, decode, items| {
-            let mut chunker = Chunker::new(chunking);
+            let mut chunker = Chunker::new(chunking, None);
             chunker.answered(100, micros(5_000), 0);
             chunker.answered_whole(100, micros(5_000), micros(decode), 0.0, BOUNDS.bytes_in_max);
             chunker.patience(items, brief)
@@ -518,16 +568,16 @@ mod tests {
 
     #[test]
     fn a_fixed_size_is_kept_whatever_is_learned() {
-        let mut chunker = Chunker::new(Chunking::Fixed(7));
+        let mut chunker = Chunker::new(Chunking::Fixed(7), None);
         chunker.encoded(7, 1 << 30);
         chunker.answered(7, Duration::from_secs(7), 1 << 30);
         assert_eq!(chunker.items(&BOUNDS), 7);
-        assert_eq!(Chunker::new(Chunking::Fixed(0)).items(&BOUNDS), 1);
+        assert_eq!(Chunker::new(Chunking::Fixed(0), None).items(&BOUNDS), 1);
     }
 
     #[test]
     fn free_items_stop_at_the_limit() {
-        let mut chunker = Chunker::new(Chunking::Automatic);
+        let mut chunker = Chunker::new(Chunking::Automatic, None);
         for _ in 0..20 {
             let items = chunker.items(&BOUNDS);
             chunker.answered(items, Duration::ZERO, 0);

@@ -13,7 +13,7 @@
 //! An item of a cancelled job may also have been dropped: then it is nowhere.
 
 use super::budget::Credit;
-use super::chunking::Chunker;
+use super::chunking::{Chunker, Precedent};
 use crate::event::{Chunking, Delivery, JobSpec};
 use crate::id::{ChunkId, JobId, WorkerId};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -100,10 +100,10 @@ pub(super) struct Job {
 }
 
 impl Job {
-    pub(super) fn new(spec: JobSpec) -> Self {
+    pub(super) fn new(spec: JobSpec, precedent: Option<Precedent>) -> Self {
         Job {
             spec,
-            chunker: Chunker::new(spec.chunking),
+            chunker: Chunker::new(spec.chunking, precedent),
             credit: Credit::default(),
             ready: VecDeque::new(),
             ready_items: 0,
@@ -183,8 +183,8 @@ mod tests {
     use super::*;
 
     fn job(items: Option<u64>) -> Job {
-        let delivery = Delivery::Streamed(Some(0));
-        Job::new(JobSpec { items, chunking: Chunking::Automatic, delivery, retries: 0, task_timeout: None })
+        let (chunking, delivery) = (Chunking::Automatic, Delivery::Streamed(Some(0)));
+        Job::new(JobSpec { function: None, items, chunking, delivery, retries: 0, task_timeout: None }, None)
     }
 
     #[test]

@@ -49,6 +49,7 @@ mod job;
 mod lessons;
 mod outlook;
 mod placement;
+mod precedents;
 mod recovery;
 mod seats;
 #[cfg(test)]
@@ -63,6 +64,7 @@ use chunking::{Bounds, FAR_FACTOR, MessageCost};
 use job::{Chunk, Job, Payload, Piece};
 pub(crate) use placement::HELD_MAX;
 use placement::{Bench, Hand, Held, Turns};
+use precedents::Precedents;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 use trend::Trend;
@@ -101,6 +103,7 @@ pub struct Scheduler {
     message_cost: MessageCost,
     /// Bytes per item of jobs' first chunks: what a new job is expected to weigh.
     first_weights: Trend,
+    precedents: Precedents,
     /// Streamed jobs that are not finished.
     streams: u64,
     unbounded: bool,
@@ -131,6 +134,7 @@ impl Scheduler {
             is_waiting: false,
             ready_pieces: 0,
             first_weights: Trend::default(),
+            precedents: Precedents::default(),
             streams: 0,
             unbounded: false,
             forking: Duration::ZERO,
@@ -213,7 +217,7 @@ impl Scheduler {
     pub fn estimate(&self, job: JobId) -> Option<Estimate> {
         let state = self.jobs.get(&job)?;
         let learned = &state.chunker;
-        learned.seconds.known().then(|| Estimate {
+        learned.has_seen_any().then(|| Estimate {
             time: Duration::from_secs_f64(learned.seconds.mean()),
             bytes_in: learned.bytes_in.mean() as u64,
             bytes_out: learned.bytes_out.mean() as u64,
@@ -245,7 +249,7 @@ impl Scheduler {
             out.push(Command::Finish { job });
         } else {
             self.streams += u64::from(!self.jobs.contains_key(&job) && spec.is_streamed());
-            self.jobs.entry(job).or_insert_with(|| Job::new(spec));
+            self.jobs.entry(job).or_insert_with(|| Job::new(spec, self.precedents.of(&spec)));
             self.ask(job);
         }
     }
@@ -404,8 +408,10 @@ impl Scheduler {
 
     fn finish_if_over(&mut self, job: JobId, out: &mut Vec<Command>) {
         if self.jobs.get(&job).is_some_and(Job::is_over) {
-            let over = self.jobs.remove(&job);
-            self.streams -= u64::from(over.is_some_and(|over| over.is_streamed()));
+            if let Some(over) = self.jobs.remove(&job) {
+                self.streams -= u64::from(over.is_streamed());
+                self.precedents.learn(&over);
+            }
             self.window.unpledge(job);
             out.push(Command::Finish { job });
         }

@@ -57,7 +57,7 @@ fn ready(slot: u32) -> Event {
 }
 
 fn open(job: u64, items: Option<u64>, chunking: Chunking, delivery: Delivery) -> Event {
-    let spec = JobSpec { items, chunking, delivery, retries: 0, task_timeout: None };
+    let spec = JobSpec { function: None, items, chunking, delivery, retries: 0, task_timeout: None };
     Event::Opened { job: JobId(job), spec }
 }
 

@@ -33,6 +33,11 @@ impl Trend {
         self.items = (self.items + items) * (1.0 - USUAL);
     }
 
+    /// The same, of one item's memory.
+    pub(super) fn faded(self) -> Trend {
+        Trend { items: self.items.min(1.0), ..self }
+    }
+
     pub(super) fn known(&self) -> bool {
         self.items > 0.0
     }

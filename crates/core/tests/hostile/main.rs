@@ -353,6 +353,7 @@ fn endure(hostile: &[Vec<Packet>]) {
     let stage = Stage::new();
     let function = Payload::pack(stage.pool.broadcast(), &[b"function"], &[]).unwrap();
     let spec = JobSpec {
+        function: None,
         items: Some(1),
         chunking: Chunking::Fixed(1),
         delivery: Delivery::Collected,

@@ -5,7 +5,7 @@ use super::*;
 /// One item in a chunk of its own, tried again so often, on the worker in seat 0.
 fn at_work(retries: u32) -> Vec<(u64, Event, &'static str)> {
     let (chunking, delivery) = (Chunking::Fixed(1), Delivery::Collected);
-    let spec = JobSpec { items: Some(1), chunking, delivery, retries, task_timeout: None };
+    let spec = JobSpec { function: None, items: Some(1), chunking, delivery, retries, task_timeout: None };
     vec![
         (0, Event::Opened { job: JobId(0), spec }, "grant j0 1x1"),
         (0, submit(0, 0, 0, 1, 100), ""),
