@@ -8,7 +8,7 @@
 use crate::error::Result;
 use crate::near;
 use crate::payload::{Atlas, Bytes, Outline, Parcel, Part, open_near, sharing_of};
-use forklift_shm::{Release, Segment, SegmentId, Sharing, Span, View};
+use forklift_shm::{Release, Segment, SegmentId, Sharing, Span, View, page_faults};
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -129,8 +129,15 @@ struct Mappings {
 
 struct Mapping {
     segment: Arc<Segment>,
-    /// The pages of each view, from the first to the one behind the last. No two overlap.
-    views: BTreeMap<u64, u64>,
+    /// The pages of each view, by the first. No two overlap.
+    views: BTreeMap<u64, Pages>,
+}
+
+struct Pages {
+    /// The one behind the last.
+    end: u64,
+    /// Page faults of this process when the view began: if there are no more when it ends, nothing was written there.
+    faults: Option<u64>,
 }
 
 impl Mapping {
@@ -139,7 +146,7 @@ impl Mapping {
     }
 
     fn is_free(&self, pages: &Range<u64>) -> bool {
-        self.views.range(..pages.end).next_back().is_none_or(|(_, end)| *end <= pages.start)
+        self.views.range(..pages.end).next_back().is_none_or(|(_, view)| view.end <= pages.start)
     }
 }
 
@@ -168,7 +175,7 @@ impl Mappings {
             self.extra += 1;
         }
         let mapping = &mut mappings[index];
-        mapping.views.insert(pages.start, pages.end);
+        mapping.views.insert(pages.start, Pages { end: pages.end, faults: page_faults() });
         Some(Arc::clone(&mapping.segment))
     }
 
@@ -179,10 +186,13 @@ impl Mappings {
         let Some(index) = mappings.iter().position(|mapping| Arc::ptr_eq(&mapping.segment, segment)) else {
             return Ok(());
         };
+        let before = mappings[index].views.get(&pages.start).and_then(|view| view.faults);
+        let untouched = before.is_some() && before == page_faults();
         if FORESEEN_BYTES.contains(&span.bytes)
             && let Some(habits) = &mut self.habits
         {
-            habits.entry(span.segment).or_default().learn(segment.is_mostly_own(span.offset, span.bytes)?);
+            let written = !untouched && segment.is_mostly_own(span.offset, span.bytes)?;
+            habits.entry(span.segment).or_default().learn(written);
         }
         let others = mappings[index].views.len() > 1;
         let spare = mappings.iter().skip(1).filter(|mapping| mapping.views.is_empty()).count();
@@ -192,7 +202,9 @@ impl Mappings {
             self.extra -= 1;
             return Ok(());
         }
-        segment.discard(span.offset, span.bytes)?;
+        if !untouched {
+            segment.discard(span.offset, span.bytes)?;
+        }
         mappings[index].views.remove(&pages.start);
         Ok(())
     }
@@ -222,7 +234,7 @@ impl Commons {
         let mut outcome = Ok(());
         for Mapping { segment, views } in mappings.segments.values().flatten() {
             let page = segment.bytes() / segment.pages(0, segment.bytes())?.end;
-            for (&first, &end) in views {
+            for (&first, &Pages { end, .. }) in views {
                 outcome = outcome.and(segment.detach(first * page, (end - first) * page).map_err(Into::into));
             }
         }
