@@ -113,6 +113,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=5, help="runs of each setting of the grid")
     chosen = parser.parse_args()
+    cases.calibrate()
     head = [
         "",
         "best of the grid",

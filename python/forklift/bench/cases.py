@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
+import timeit
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -177,10 +179,24 @@ def fill(value: int) -> Floats:
     return np.full(ARRAY_FLOATS, float(value))
 
 
+# How many steps take 50 µs here, for processes that are started from this one: they must come to the same results.
+STEPS = "FORKLIFT_BENCH_STEPS"
+_steps = int(os.environ.get(STEPS, 450))
+
+
+def calibrate() -> None:
+    """Find out how much work 50 µs is on this machine. Before any worker is started."""
+    global _steps
+    if STEPS not in os.environ:
+        seconds = min(timeit.repeat(lambda: work_50_us(0), number=100, repeat=7)) / 100
+        _steps = max(1, round(_steps * 50e-6 / seconds))
+        os.environ[STEPS] = str(_steps)
+
+
 def work_50_us(value: int) -> int:
     """About 50 µs of Python. Counted: a loop that watches the clock would seem to run in parallel."""
     total = value
-    for step in range(450):
+    for step in range(_steps):
         total = (total * 31 + step) & 0xFFFF
     return total
 

@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass, field
 from types import FrameType
 from typing import Any
 
-from forklift.bench.cases import CASES, Case
+from forklift.bench.cases import CASES, Case, calibrate
 from forklift.bench.rivals import Rival, named
 
 CALL_SECONDS_MAX = 120.0  # a rival that does not answer within this is reported as failed
@@ -140,6 +140,7 @@ def main() -> None:
     parser.add_argument("--cap", type=float, required=True)
     parser.add_argument("--quick", action="store_true")
     chosen = parser.parse_args()
+    calibrate()
     case = next(case for case in CASES if case.name == chosen.case)
     lanes = measure(case, chosen.rivals, chosen.workers, chosen.rounds, chosen.cap, chosen.quick)
     print(json.dumps([asdict(lane) for lane in lanes]))

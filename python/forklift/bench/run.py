@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from forklift.bench import startup
-from forklift.bench.cases import CASES, Case
+from forklift.bench.cases import CASES, Case, calibrate
 from forklift.bench.page import Findings
 from forklift.bench.rivals import RIVALS, Forklift, is_installed, missing
 
@@ -107,6 +107,7 @@ def run(choice: Choice, command: str) -> Findings:
     wanted = [rival for rival in RIVALS if rival.name in choice.rivals]
     names = [rival.name for rival in wanted if is_installed(rival)]
     absent = [rival.name for rival in wanted if not is_installed(rival)]
+    calibrate()
     findings = Findings(command, choice.workers, choice.rounds, choice.cap, choice.quick, absent)
     if absent:
         print(f"not installed, skipped: {', '.join(absent)}", file=sys.stderr)
