@@ -13,6 +13,7 @@ import platform
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -121,7 +122,8 @@ class Agent:
         self._node = node
         self._lock = threading.Lock()
         self._jobs: dict[int, _native.Job] = {}
-        self._cancelled: set[int] = set()
+        #: The last calls that were cancelled while they were not here. Most had ended; some have yet to come.
+        self._cancelled: deque[int] = deque(maxlen=1000)
         self._known: set[int] = set()
         self._modules = b""
         self._refusal: _native.Parcel | None = None
@@ -244,7 +246,6 @@ class Agent:
     def _leave(self, ticket: int, job: _native.Job) -> None:
         with self._lock:
             self._jobs.pop(ticket, None)
-            self._cancelled.discard(ticket)
         if not job.finished():
             job.cancel()
 
@@ -254,7 +255,7 @@ class Agent:
             with self._lock:
                 job = self._jobs.get(ticket)
                 if job is None:
-                    self._cancelled.add(ticket)
+                    self._cancelled.append(ticket)
             if job is not None:
                 job.cancel()
 
