@@ -243,7 +243,7 @@ def modelled(cost: tuple[float, float, float]) -> str:
         work = items * seconds
         head = items * (item + size * byte)
         reached = [work / (max(work / workers, head) + call) for workers in MODELLED_WORKERS]
-        rows.append([title, *(f"{times:.0f}" for times in reached), f"{work / (head + call):,.0f}"])
+        rows.append([title, *(f"{times:.0f}" for times in reached), f"{work / (head + call):.0f}"])
     return table(rows)
 
 
