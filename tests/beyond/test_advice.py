@@ -316,7 +316,7 @@ def first_advice(call, **options):
 
 
 def test_tiny_items():
-    assert first_advice(lambda pool: pool.map(negate, range(300_000))).rule == "small_items"
+    assert first_advice(lambda pool: pool.map(negate, range(3_000_000))).rule == "small_items"
 
 
 def test_large_results():
