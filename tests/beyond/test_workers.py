@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import forklift
-from tests.patience import until, wait_for_file
+from tests.patience import settled, until, wait_for_file
 
 
 @pytest.fixture
@@ -107,6 +107,37 @@ def pid_after(seconds):
     if seconds:
         time.sleep(seconds)
     return os.getpid()
+
+
+class Counted:
+    """A path, of which it is known how often it was encoded."""
+
+    def __init__(self, path, encoded):
+        self.path, self.encoded = path, encoded
+
+    def __reduce__(self):
+        self.encoded.append(self)
+        return Path, (self.path,)
+
+
+def wait_if_told(path):
+    if path:
+        wait_for_file(path)
+
+
+def test_a_function_that_was_called_before_is_not_probed(pool, tmp_path):
+    def encoded_before_any_answer(path):
+        encoded = []
+        call = pool.map_async(wait_if_told, [Counted(path, encoded) for _ in range(2_000)])
+        count = settled(lambda: len(encoded))
+        path.touch()
+        call.get()
+        return count
+
+    assert encoded_before_any_answer(tmp_path / "first") <= 4, "two single items for each worker"
+    for _ in range(2):  # Of the first of these it is thought that its items take as long.
+        pool.map(wait_if_told, [None] * 2_000)
+    assert encoded_before_any_answer(tmp_path / "second") >= 20
 
 
 #: Items that turn dear when a long chunk of cheap ones has been sent already.

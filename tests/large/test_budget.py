@@ -116,7 +116,7 @@ def test_the_disk_has_its_room_back_when_the_last_view_dies(tight, tmp_path):
     # Of the last ten, most are there; which of all, hangs on the order in which they came.
     kept = [array[10:20] for array in results[30:]]
     del results
-    assert ITEM <= bytes_in(tmp_path) <= min(before, len(kept) * (ITEM + PAGE))
+    assert ITEM <= bytes_in(tmp_path) <= len(kept) * (ITEM + PAGE) < before
     assert [list(part) for part in kept] == [[float(i)] * 10 for i in range(30, 40)]
     del kept
     assert files_in(tmp_path) == []

@@ -193,8 +193,8 @@ pub(super) struct Chunker {
     carrying: Trend,
     /// Items of the largest piece that came back at the present cost.
     proven: u32,
-    /// What is assumed until the first answer; `seconds` and `proven` are from there.
-    assumed: Option<Precedent>,
+    /// Until the first answer, what results are assumed to weigh; `seconds` and `proven` are assumed with it.
+    assumed: Option<Trend>,
     /// Cost and results of the first items, for a job to come.
     early: Option<(Trend, Trend)>,
 }
@@ -202,8 +202,9 @@ pub(super) struct Chunker {
 impl Chunker {
     pub(super) fn new(chunking: Chunking, precedent: Option<Precedent>) -> Self {
         let (bytes_in, bytes_out, reach, way, carrying, early) = Default::default();
-        let assumed = precedent.filter(|_| chunking == Chunking::Automatic);
-        let (seconds, proven) = assumed.map_or((Trend::default(), 1), |past| (past.seconds, past.proven));
+        let past = precedent.filter(|_| chunking == Chunking::Automatic);
+        let (seconds, proven) = past.map_or((Trend::default(), 1), |past| (past.seconds, past.proven));
+        let assumed = past.map(|past| past.bytes_out);
         Self { chunking, seconds, bytes_in, bytes_out, reach, way, carrying, proven, assumed, early }
     }
 
@@ -241,8 +242,8 @@ impl Chunker {
 
     /// A worker answered some items.
     pub(super) fn answered(&mut self, items: u32, spent: Duration, bytes: u64) {
-        if let Some(past) = self.assumed.take() {
-            let assumed = past.seconds.mean() * f64::from(items) + PIECE_COST.as_secs_f64();
+        if self.assumed.take().is_some() {
+            let assumed = self.seconds.mean() * f64::from(items) + PIECE_COST.as_secs_f64();
             if spent.as_secs_f64() > CONTRADICTION * assumed {
                 (self.seconds, self.proven) = (Trend::default(), 1);
             }
@@ -335,7 +336,7 @@ impl Chunker {
 
     fn by_weight(&self, bounds: &Bounds) -> f64 {
         let bytes_in_max = self.reach.bytes_max(bounds);
-        let bytes_out = self.assumed.map_or(self.bytes_out, |past| past.bytes_out);
+        let bytes_out = self.assumed.unwrap_or(self.bytes_out);
         fitting(bytes_in_max, self.bytes_in).min(fitting(bounds.bytes_out_max, bytes_out))
     }
 }

@@ -3,36 +3,31 @@
 use super::chunking::Precedent;
 use super::job::Job;
 use crate::event::JobSpec;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 
 /// Functions that are remembered.
 const FUNCTIONS_MAX: usize = 64;
 
-/// By the fingerprints of functions, the last job of each that showed anything.
+/// Functions that were called, and what the last job of each has shown; the latest at the end.
 #[derive(Debug, Default)]
-pub(super) struct Precedents {
-    known: BTreeMap<u64, Precedent>,
-    /// In the order in which they became known.
-    order: VecDeque<u64>,
-}
+pub(super) struct Precedents(VecDeque<(u64, Precedent)>);
 
 impl Precedents {
     /// Where the end is not known, a first chunk that is too long after all might be all there is: nothing is assumed.
     pub(super) fn of(&self, spec: &JobSpec) -> Option<Precedent> {
-        spec.items.and(spec.function).and_then(|function| self.known.get(&function).copied())
+        let function = spec.items.and(spec.function)?;
+        self.0.iter().find(|(known, _)| *known == function).map(|(_, precedent)| *precedent)
     }
 
     /// Remembers what a job has shown that is over.
     pub(super) fn learn(&mut self, job: &Job) {
         let Some(function) = job.spec.function else { return };
         let Some(precedent) = job.chunker.precedent() else { return };
-        if self.known.insert(function, precedent).is_none() {
-            self.order.push_back(function);
+        self.0.retain(|(known, _)| *known != function);
+        if self.0.len() == FUNCTIONS_MAX {
+            self.0.pop_front();
         }
-        if self.order.len() > FUNCTIONS_MAX {
-            let oldest = self.order.pop_front();
-            oldest.map(|function| self.known.remove(&function));
-        }
+        self.0.push_back((function, precedent));
     }
 }
 
@@ -57,21 +52,21 @@ mod tests {
             assert!(precedents.of(&job.spec).is_none(), "it has shown nothing");
             job.chunker.answered(1, Duration::from_millis(1), 8);
             precedents.learn(&job);
+            job.spec.function = Some(0);
             precedents.learn(&job);
         }
         let found = |function, items| precedents.of(&spec(function, items)).is_some();
         let known = (0..100).filter(|&function| found(Some(function), Some(10))).count();
-        assert_eq!((known, found(Some(99), Some(10)), found(Some(0), Some(10))), (64, true, false));
+        assert_eq!((known, found(Some(99), Some(10)), found(Some(1), Some(10))), (64, true, false));
+        assert!(found(Some(0), Some(10)), "it was called all the time");
         assert!(!found(Some(99), None) && !found(None, Some(10)));
     }
-
-    const MESSAGE: Duration = Duration::from_micros(60);
 
     /// Sizes of a first, second and third chunk of a job whose items cost so many microseconds and weigh so many bytes, after
     /// one whose items cost 50 µs; the third once the first is answered.
     fn sizes(micros: u64, bytes: u64) -> [u32; 3] {
         let bounds = Bounds {
-            message_cost: MESSAGE,
+            message_cost: Duration::from_micros(60),
             workers: 2,
             probe_items: 1,
             forking: Duration::ZERO,
