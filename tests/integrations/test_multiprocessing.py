@@ -62,6 +62,18 @@ def test_workers_have_random_numbers_of_their_own(context):
     assert len({number for _, _, number in drawn}) == 8
 
 
+def test_nor_do_they_share_a_generator_that_a_module_has_chosen(tmp_path, monkeypatch):
+    source = "import numpy\nnumpy.random.set_bit_generator(numpy.random.PCG64(1))\n"
+    (tmp_path / "chooses_pcg64.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    with forklift.Pool(2, preload=["numpy", "chooses_pcg64"]) as pool:
+        drawn = pool.map(work.nap_and_draw, range(8), chunksize=1)
+        kinds = pool.map(work.kind_of_generator, range(2))
+    assert kinds == ["PCG64"] * 2
+    assert len({pid for pid, _, _ in drawn}) == 2
+    assert len({number for _, _, number in drawn}) == 8
+
+
 def test_seeds_that_travel_with_items_give_the_same_numbers_whoever_draws(pool):
     seeds = np.random.SeedSequence(7).spawn(20)
     expected = [work.draw(seed) for seed in seeds]

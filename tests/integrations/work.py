@@ -25,6 +25,11 @@ def nap_and_draw(_):
     return os.getpid(), random.random(), float(np.random.rand())
 
 
+def kind_of_generator(_):
+    """The kind of NumPy's global generator."""
+    return type(np.random.get_bit_generator()).__name__
+
+
 def draw(seed):
     return float(np.random.default_rng(seed).standard_normal())
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import os
+import tempfile
+import threading
 
 import numpy as np
 import pytest
@@ -62,6 +64,35 @@ def test_a_worker_writes_to_its_own_copy(pool):
         found = pool.starmap(transport.write_and_tell, items, chunksize)
         assert found == [0.0, 1.0, 2.0] * 10
     assert [array[0] for array in arrays] == [0.0, 1.0, 2.0]
+
+
+def by_numpy(array):
+    array[N // 2] = 7
+
+
+def by_a_thread(array):
+    thread = threading.Thread(target=by_numpy, args=(array,))
+    thread.start()
+    thread.join()
+
+
+def by_the_kernel(array):
+    with tempfile.TemporaryFile() as file:
+        file.write(bytes([7]) * 4096)
+        file.seek(0)
+        assert file.readinto(memoryview(array).cast("B")[:4096]) == 4096
+
+
+@pytest.mark.parametrize("write", [by_numpy, by_a_thread, by_the_kernel])
+def test_what_was_written_once_the_pages_are_known_is_not_seen_later(write):
+    arrays = shared(3)
+    totals = [float(i) * N for i in range(3)]
+    with forklift.Pool(1) as pool:
+        for _ in range(3):  # Now the worker has its pages, and reading them is no fault any more.
+            assert pool.map(transport.total, arrays) == totals
+        for _ in range(3):
+            assert pool.map(write, arrays) == [None] * 3
+            assert pool.map(transport.total, arrays) == totals
 
 
 def test_results_are_lent_on(pool):
