@@ -267,6 +267,42 @@ def _make_cloud_pickler_class(upward: bool) -> Any:
 _HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: made by a class statement, or at least in that way.
 
 
+# Parts of functions ------------------------------------------------------------------------------------------------
+
+
+def find_parts(obj: Any, addresses: set[int], cloud: bool) -> set[int]:
+    """Return which of these addresses are those of objects that `obj` refers to, through none of the others."""
+    kind = _finder_classes.get(cloud)
+    if kind is None:
+        kind = _finder_classes[cloud] = _make_finder_class(cloud_pickler_class() if cloud else Pickler)
+    finder = kind(_Sink(), PROTOCOL, buffer_callback=lambda _buffer: False)
+    finder.addresses = addresses
+    finder.found = set()
+    finder.dump(obj)
+    found: set[int] = finder.found
+    return found
+
+
+_finder_classes: dict[bool, Any] = {}
+
+
+def _make_finder_class(base: Any) -> Any:
+    class Finder(base):  # type: ignore[misc]
+        """Writes nothing of what is at one of the addresses, and notes it."""
+
+        addresses: set[int]
+        found: set[int]
+
+        def persistent_id(self, obj: Any) -> int | None:
+            address = id(obj)
+            if address not in self.addresses:
+                return None
+            self.found.add(address)
+            return address
+
+    return Finder
+
+
 # Arrays ----------------------------------------------------------------------------------------------------------
 
 # Kinds whose bytes are their values. Others (objects, variable-length text, types of other packages) are numpy's own.

@@ -6,15 +6,14 @@
 //! ```
 
 mod encoding;
+mod pulling;
 
+use crate::anchors::{Anchors, Function, Shared};
 use crate::error::fault;
-use crate::numpy_heap;
 use crate::outcomes::{self, Outcomes, place};
 use crate::parcel::PyParcel;
-use crate::pickle::{Manner, Way, dump, encode, refuse};
-use crate::pulls::Pulls;
-use crate::shared::next_key;
-use crate::sharing::{SHARED_BYTES_MIN, Sharing, share_parts};
+use crate::pickle::{Manner, Way};
+use crate::sharing::Sharing;
 use crate::store::Lease;
 use crate::telemetry::Telemetry;
 use forklift_core::handle::{Answer, Handle, Outcome, Taking, Turn};
@@ -23,10 +22,8 @@ use forklift_core::payload::Payload;
 use forklift_core::pool;
 use forklift_core::telemetry::{Doing, Recorder};
 use forklift_shm::Arena;
-use pyo3::exceptions::PyException;
-use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyIterator, PyList, PyTuple};
+use pyo3::types::{PyIterator, PyList, PyTuple};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -52,16 +49,22 @@ struct Retained {
     unanswered: u32,
 }
 
+/// An item that waits to be encoded, and what it holds of what was sent to all workers; None if that was not looked for.
+struct Pulled {
+    item: Py<PyAny>,
+    shared: Option<Vec<Arc<Shared>>>,
+}
+
 /// How far the items have been taken.
 #[derive(Default)]
 struct Progress {
     position: u64,
     exhausted: bool,
     manner: Manner,
-    /// Whether a chunk is one pickle: all its items exist before they are pulled, keep their contents, and share nothing.
+    /// Whether a chunk is one pickle: all its items exist before they are pulled, keep their contents, and are separate.
     together: bool,
-    /// Items that were pulled and are not encoded, and whether they were looked through for what they share.
-    backlog: VecDeque<(Py<PyAny>, bool)>,
+    /// Items that were pulled and are not encoded.
+    backlog: VecDeque<Pulled>,
     /// A chunk that was encoded and waits for credit.
     pending: Option<Payload>,
     /// What items were seen to share.
@@ -79,6 +82,11 @@ pub(crate) struct Job {
     handle: Arc<Handle>,
     recorder: Arc<Recorder>,
     progress: Mutex<Progress>,
+    /// What items may refer to in the function, and the anchors for it, if that is little.
+    function: Function,
+    anchors: Anchors,
+    /// Whether an item was seen to refer to a function that has many parts.
+    referring: AtomicBool,
     /// Whether all items exist before they are pulled, and keep their contents until the job is done.
     held: bool,
     /// Whether an item is tried again after its worker died.
@@ -96,6 +104,7 @@ pub(crate) struct Job {
 impl Job {
     #[expect(clippy::too_many_arguments, reason = "from one place")]
     pub(crate) fn new(
+        py: Python<'_>,
         pool: Arc<pool::Pool>,
         handle: Arc<Handle>,
         recorder: Arc<Recorder>,
@@ -105,11 +114,27 @@ impl Job {
         manner: Manner,
         share_bytes: Option<u64>,
         numbers: Option<u64>,
-    ) -> Self {
+        function: Function,
+    ) -> PyResult<Self> {
         let sharing = Sharing::new(share_bytes.unwrap_or(0));
         let progress = Mutex::new(Progress { manner, together: held, sharing, ..Progress::default() });
-        let (sharing, abandoned) = (share_bytes.is_some(), AtomicBool::new(false));
-        Self { pool, handle, recorder, progress, held, tried_again, fixed, sharing, numbers, abandoned }
+        let anchors =
+            if function.is_large() { Anchors::default() } else { Anchors::new(py, &function, None, &[])? };
+        Ok(Self {
+            pool,
+            handle,
+            recorder,
+            progress,
+            function,
+            anchors,
+            referring: AtomicBool::new(false),
+            held,
+            tried_again,
+            fixed,
+            sharing: share_bytes.is_some(),
+            numbers,
+            abandoned: AtomicBool::new(false),
+        })
     }
 
     /// Where items are packed. One that may be tried again must be as it was, whatever a worker that died has done to it:
@@ -138,154 +163,6 @@ impl Job {
         Ok(turn)
     }
 
-    /// Pulls a chunk of up to `count` items and submits it. Python code runs here, so no lock is held meanwhile: only
-    /// one thread feeds a job.
-    fn pull(&self, py: Python<'_>, iterator: &Bound<'_, PyIterator>, count: u32) -> PyResult<()> {
-        let together = self.progress().together;
-        let (begun, apart) = (Instant::now(), self.apart());
-        let more = if let Some(numbers) = self.numbers {
-            self.pull_numbers(py, numbers, count)
-        } else if together {
-            self.pull_together(py, iterator, count)
-        } else {
-            self.pull_one_by_one(py, iterator, count)
-        };
-        self.recorder.spend(Doing::Encode, begun.elapsed().saturating_sub(self.apart() - apart));
-        if !more? {
-            self.exhaust();
-        }
-        Ok(())
-    }
-
-    /// What is measured apart from encoding while items are pulled.
-    fn apart(&self) -> Duration {
-        self.recorder.spent(Doing::Pull) + self.recorder.spent(Doing::Copy)
-    }
-
-    /// From a list or the like: all items exist already, so a chunk is one pickle. Whether there may be more.
-    ///
-    /// Where items share an object, one pickle would make them share its copy too, and whether one sees what another
-    /// wrote would hang on how they were cut into chunks: from there on the job goes on one by one.
-    fn pull_together(&self, py: Python<'_>, iterator: &Bound<'_, PyIterator>, count: u32) -> PyResult<bool> {
-        let begun = Instant::now();
-        // list(islice(iterator, count)): a third of the time of taking the items one by one.
-        let slice =
-            py.import(intern!(py, "itertools"))?.call_method1(intern!(py, "islice"), (iterator, count))?;
-        let items = py.get_type::<PyList>().call1((slice,))?.cast_into::<PyList>()?;
-        self.recorder.spend(Doing::Pull, begun.elapsed());
-        let more = items.len() == count as usize;
-        let referring = self.sharing && self.refer(py, &items)?;
-        if referring || (items.len() > 1 && share_parts(&items)?) {
-            let mut progress = self.progress();
-            progress.together = false;
-            progress.backlog = items.iter().map(|item| (item.unbind(), true)).collect();
-            drop(progress);
-            return self.pull_one_by_one(py, iterator, count);
-        }
-        if !items.is_empty() {
-            let payload = self.encode(py, &items, self.position(), self.way_of_held())?;
-            self.submit(items.len() as u32, payload, Some(&items));
-        }
-        Ok(more)
-    }
-
-    /// From an iterator, which may yield one buffer again and again with new contents: each item is encoded before the
-    /// next is pulled. Small ones travel together, each a pickle of its own; a large one travels alone.
-    fn pull_one_by_one(
-        &self,
-        py: Python<'_>,
-        iterator: &Bound<'_, PyIterator>,
-        count: u32,
-    ) -> PyResult<bool> {
-        let mut pickles: Vec<Bound<'_, PyBytes>> = Vec::new();
-        let pending = self.progress().pending.take();
-        if let Some(alone) = pending {
-            self.submit(1, alone, None);
-            return Ok(true);
-        }
-        let mut items = iterator.clone();
-        let mut pulls = Pulls::new(self.recorder.is_on());
-        let ended = loop {
-            if pickles.len() == count as usize {
-                break Ok(true);
-            }
-            let waiting = self.progress().backlog.pop_front();
-            let (item, looked_at) = match waiting {
-                Some((item, looked_at)) => (item.into_bound(py), looked_at),
-                None => match pulls.time(|| items.next()) {
-                    Some(Ok(item)) => (item, false),
-                    Some(Err(error)) => break Err(error),
-                    None => break Ok(false),
-                },
-            };
-            let list = PyList::new(py, [item])?;
-            if self.held && self.sharing && !looked_at {
-                self.refer(py, &list)?;
-            }
-            let position = self.position() + pickles.len() as u64;
-            let sink = self.dump(py, &list, position)?;
-            let mut sink = sink.bind(py).borrow_mut();
-            if !self.held {
-                self.note_place(sink.largest());
-            }
-            if count > 1
-                && let Some(bytes) = sink.small(py)
-            {
-                pickles.push(bytes);
-                continue;
-            }
-            let alone = if self.held {
-                sink.pack(py, self.arena(), self.way_of_held())
-            } else {
-                sink.hand_over(py, self.arena(), numpy_heap::shared(), list)
-            };
-            let alone = alone.or_else(|error| refuse(py, self.arena(), position..position + 1, error))?;
-            if pickles.is_empty() {
-                self.recorder.spend(Doing::Pull, pulls.all());
-                self.submit(1, alone, None);
-                return Ok(true);
-            }
-            self.progress().pending = Some(alone);
-            break Ok(true);
-        };
-        self.recorder.spend(Doing::Pull, pulls.all());
-        // As with the standard library, what an iterable gave of a chunk of the user's size before it raised is lost.
-        if !pickles.is_empty() && (ended.is_ok() || !self.fixed) {
-            let together = PyTuple::new(py, &pickles)?;
-            let payload = encode(py, together.as_any(), self.arena(), &mut Manner::default())?;
-            self.submit(pickles.len() as u32, payload, None);
-        }
-        ended
-    }
-
-    /// Puts references in the place of what the items share with others of the job and what is large, once it was sent;
-    /// whether there was any.
-    fn refer(&self, py: Python<'_>, items: &Bound<'_, PyList>) -> PyResult<bool> {
-        // Taken out while Python code runs: only one thread feeds a job.
-        let mut sharing = std::mem::take(&mut self.progress().sharing);
-        let mut send = |object: &Bound<'_, PyAny>, one_object: bool, bytes_left: u64| {
-            let mut manner = self.progress().manner;
-            let sink = match dump(py, object, &mut manner) {
-                Ok(sink) => sink,
-                // Its items will say so.
-                Err(error) if error.is_instance_of::<PyException>(py) => return Ok(None),
-                Err(error) => return Err(error),
-            };
-            let sink = sink.bind(py).borrow();
-            if !(SHARED_BYTES_MIN..=bytes_left).contains(&sink.weight(py)) {
-                return Ok(None);
-            }
-            let payload = sink.pack(py, self.pool.broadcast(), Way::Lend)?;
-            self.recorder.spend(Doing::Copy, payload.packing());
-            let (key, bytes) = (next_key(), payload.bytes());
-            self.pool.share(Some(self.handle.id()), key, one_object, payload);
-            Ok(Some((key, bytes)))
-        };
-        let referred = sharing.refer(items, &mut send);
-        self.progress().sharing = sharing;
-        referred
-    }
-
     fn position(&self) -> u64 {
         self.progress().position
     }
@@ -310,15 +187,6 @@ impl Job {
         let outcomes = outcomes::open(py, answer);
         self.recorder.spend(Doing::DecodeResult, begun.elapsed());
         outcomes
-    }
-
-    /// Notes where an item's largest buffer lies. If that of the item before lay there too, an iterator yields the same
-    /// object again and again, or another in its place.
-    fn note_place(&self, place: Option<(usize, usize)>) {
-        let before = std::mem::replace(&mut self.progress().place, place);
-        if let Some((_, bytes)) = place.filter(|_| place == before) {
-            self.recorder.repeated(bytes as u64);
-        }
     }
 
     /// Items that were answered need not be kept.

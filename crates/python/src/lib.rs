@@ -1,9 +1,10 @@
 //! The extension module `forklift._native`: translates between Python and the core, and decides nothing.
 //!
-//! floors: error · signals · descriptor · private_heap · numpy_heap · tally · buffer · text · numbers · standin · parcel · store · pickle · distant · shared · sharing · worker · telemetry · onlooker · outcomes · pulls · feed · relay · pool
+//! floors: error · signals · descriptor · private_heap · numpy_heap · tally · buffer · text · refcount · numbers · standin · parcel · store · anchors · pickle · unpickle · distant · shared · separate · sharing · worker · telemetry · onlooker · outcomes · pulls · feed · relay · pool
 // Elsewhere the crate is empty: the package installs, and says at the first pool what it lacks.
 #![cfg(target_os = "linux")]
 
+mod anchors;
 mod buffer;
 mod descriptor;
 mod distant;
@@ -18,7 +19,9 @@ mod pickle;
 mod pool;
 mod private_heap;
 mod pulls;
+mod refcount;
 mod relay;
+mod separate;
 mod shared;
 mod sharing;
 mod signals;
@@ -27,6 +30,7 @@ mod store;
 mod tally;
 mod telemetry;
 mod text;
+mod unpickle;
 mod worker;
 
 use pyo3::prelude::*;
@@ -56,6 +60,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<pickle::Sink>()?;
     module.add_class::<shared::Reference>()?;
     module.add_function(wrap_pyfunction!(shared::fetch, module)?)?;
+    module.add_function(wrap_pyfunction!(anchors::part, module)?)?;
     module.add_function(wrap_pyfunction!(sharing::unshared, module)?)?;
     module.add_function(wrap_pyfunction!(worker::privatize, module)?)?;
     module.add_class::<pool::Pool>()?;

@@ -3,11 +3,11 @@
 use crate::distant;
 use crate::error::death;
 use crate::parcel::PyParcel;
-use crate::pickle::Opened;
+use crate::unpickle::{Opened, loads};
 use forklift_core::handle::{Answer, Outcome};
 use pyo3::exceptions::{PyKeyboardInterrupt, PyRuntimeError};
 use pyo3::prelude::*;
-use pyo3::types::PyList;
+use pyo3::types::{PyList, PyTuple};
 
 /// A list of outcomes, and those of them that are failures, by index.
 pub(crate) type Outcomes<'py> = (Bound<'py, PyList>, Vec<(u64, Py<PyAny>)>);
@@ -49,20 +49,20 @@ pub(crate) fn open(py: Python<'_>, answer: Answer) -> PyResult<Outcomes<'_>> {
                 }
             };
             let opened = Opened::new(py, parcel)?;
-            let mut failures = Vec::new();
-            let list = match opened.loads(py).and_then(|list| counted(list, answer.items)) {
-                Ok(list) => list,
+            let built = match opened.loads(py).and_then(|all| one_by_one(all, answer.first)) {
+                Ok((list, failures)) => counted(list, answer.items).map(|list| (list, failures)),
+                Err(error) => Err(error),
+            };
+            let (list, mut failures) = match built {
+                Ok(outcomes) => outcomes,
                 // Ctrl-C is the caller's. Whatever else an object raises is its own item's failure.
                 Err(error) if error.is_instance_of::<PyKeyboardInterrupt>(py) => return Err(error),
-                Err(error) => {
-                    let salvaged = failure.call_method1(
+                Err(error) => failure
+                    .call_method1(
                         "undecodable_results",
                         (opened.stream, opened.buffers, answer.first, answer.items, error.into_value(py)),
-                    )?;
-                    let (list, lost): (Bound<'_, PyList>, Vec<(u64, Py<PyAny>)>) = salvaged.extract()?;
-                    failures = lost;
-                    list
-                }
+                    )?
+                    .extract()?,
             };
             if answer.failed > 0 {
                 let class = failure.getattr("Failure")?;
@@ -92,9 +92,32 @@ pub(crate) fn pass_on(py: Python<'_>, answer: Answer) -> PyResult<Bound<'_, PyAn
     Ok(row.into_pyobject(py)?.into_any())
 }
 
+/// The results of a worker's answer: they crossed as a list, or as a tuple of pickles of lists of one.
+fn one_by_one(answered: Bound<'_, PyAny>, first: u64) -> PyResult<Outcomes<'_>> {
+    let py = answered.py();
+    let pickles = match answered.cast_into::<PyTuple>() {
+        Ok(pickles) => pickles,
+        Err(other) => return Ok((other.into_inner().cast_into::<PyList>()?, Vec::new())),
+    };
+    let (list, mut failures) = (PyList::empty(py), Vec::new());
+    for (offset, pickle) in pickles.iter().enumerate() {
+        let built = loads(py, &pickle).and_then(|alone| alone.get_item(0));
+        list.append(match built {
+            Ok(result) => result,
+            Err(error) if error.is_instance_of::<PyKeyboardInterrupt>(py) => return Err(error),
+            Err(error) => {
+                let outcome = py.import("forklift._outcome")?;
+                let error = outcome.call_method1("undecodable_result", (error.into_value(py),))?;
+                failures.push((first + offset as u64, error.unbind()));
+                py.None().into_bound(py)
+            }
+        })?;
+    }
+    Ok((list, failures))
+}
+
 /// What a worker answered for so many items.
-fn counted(answered: Bound<'_, PyAny>, items: u32) -> PyResult<Bound<'_, PyList>> {
-    let list = answered.cast_into::<PyList>()?;
+fn counted(list: Bound<'_, PyList>, items: u32) -> PyResult<Bound<'_, PyList>> {
     if list.len() == items as usize {
         Ok(list)
     } else {

@@ -1,17 +1,18 @@
-//! Objects to payload and back: pickle protocol 5, its large parts left where they are until the one copy.
+//! Objects to payload: pickle protocol 5, its large parts left where they are until the one copy.
 //!
 //! The C pickler writes to a [`Sink`]: small pieces of the stream are appended to a vector; large `bytes` objects,
 //! which it passes on as they are, are kept by reference; so are the buffers that objects offer out of band.
 //! Then [`Payload::pack`] gathers all of it, without the interpreter's lock.
 
-use crate::buffer::{self, Buffer, Lent, Neighbouring, memory};
+use crate::anchors::{Anchors, Function};
+use crate::buffer::{self, Lent, Neighbouring, memory};
 use crate::error::raise;
 use crate::numpy_heap::{self, Heap, Offer};
 use crate::parcel::PyParcel;
 use crate::standin::substitute;
 use crate::store::Lease;
 use forklift_core::machine;
-use forklift_core::payload::{INLINE_BYTES_MAX, Loan, Parcel, Payload, Source};
+use forklift_core::payload::{INLINE_BYTES_MAX, Loan, Payload, Source};
 use forklift_shm::Arena;
 use pyo3::buffer::PyUntypedBuffer;
 use pyo3::exceptions::PyException;
@@ -19,6 +20,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
+use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -120,6 +122,28 @@ impl Sink {
             Some(Piece::Own(length)) => *length += bytes.len(),
             _ => self.pieces.push(Piece::Own(bytes.len())),
         }
+    }
+
+    /// Replaces the operation that ends the stream.
+    fn end_with(&mut self, py: Python<'_>, end: &[u8]) {
+        match self.pieces.pop() {
+            Some(Piece::Own(length)) => {
+                self.own.pop();
+                if length > 1 {
+                    self.pieces.push(Piece::Own(length - 1));
+                }
+            }
+            Some(Piece::Bytes(bytes)) => {
+                let bytes = bytes.as_bytes(py);
+                self.append(&bytes[..bytes.len() - 1]);
+            }
+            Some(Piece::Buffer(buffer)) => {
+                let bytes = memory(&buffer).unwrap_or_default();
+                self.append(&bytes[..bytes.len() - 1]);
+            }
+            None => {}
+        }
+        self.append(end);
     }
 
     /// A copy of the whole, if it is small: nothing out of band, and a short stream.
@@ -302,13 +326,12 @@ struct Tools {
     pickler: Py<PyAny>,
     result_pickler: Py<PyAny>,
     cloud_pickler: Py<PyAny>,
-    loads: Py<PyAny>,
 }
 
 static TOOLS: PyOnceLock<Tools> = PyOnceLock::new();
 static IN_WORKER: AtomicBool = AtomicBool::new(false);
 
-fn in_worker() -> bool {
+pub(crate) fn in_worker() -> bool {
     IN_WORKER.load(Ordering::Relaxed)
 }
 
@@ -324,7 +347,6 @@ fn tools(py: Python<'_>) -> PyResult<&Tools> {
             pickler: module.getattr("Pickler")?.unbind(),
             result_pickler: module.getattr("ResultPickler")?.unbind(),
             cloud_pickler: module.getattr("cloud_pickler_class")?.unbind(),
-            loads: py.import("_pickle")?.getattr("loads")?.unbind(),
         })
     })
 }
@@ -372,9 +394,26 @@ pub(crate) fn departing() -> bool {
     ELSEWHERE.load(Ordering::Relaxed) > 0
 }
 
-fn attempt(py: Python<'_>, object: &Bound<'_, PyAny>, manner: Manner) -> PyResult<Py<Sink>> {
+/// What a pickler has written, and the pickler, unless it was pickled before.
+pub(crate) struct Written<'py> {
+    pub(crate) sink: Bound<'py, Sink>,
+    pickler: Option<Bound<'py, PyAny>>,
+}
+
+impl<'py> Written<'py> {
+    /// What was pickled, by address: `{address: (number, object)}`.
+    pub(crate) fn memo(&self) -> PyResult<Bound<'py, PyDict>> {
+        let py = self.sink.py();
+        let Some(pickler) = &self.pickler else { return Ok(PyDict::new(py)) };
+        let memo = pickler.getattr(intern!(py, "memo"))?.call_method0(intern!(py, "copy"))?;
+        Ok(memo.cast_into::<PyDict>()?)
+    }
+}
+
+fn attempt<'py>(object: &Bound<'py, PyAny>, manner: Manner, anchors: &Anchors) -> PyResult<Written<'py>> {
+    let py = object.py();
     if let Ok(parcel) = object.cast_exact::<PyParcel>() {
-        return Py::new(py, Sink::of(py, parcel.get())?);
+        return Ok(Written { sink: Bound::new(py, Sink::of(py, parcel.get())?)?, pickler: None });
     }
     let tools = tools(py)?;
     let sink = Bound::new(py, Sink::default())?;
@@ -387,8 +426,13 @@ fn attempt(py: Python<'_>, object: &Bound<'_, PyAny>, manner: Manner) -> PyResul
         (false, true) => tools.result_pickler.bind(py).clone(),
         (true, _) => tools.cloud_pickler.bind(py).call1((upward,))?,
     };
-    class.call((&sink, 5), Some(&options))?.call_method1(intern!(py, "dump"), (object,))?;
-    Ok(sink.unbind())
+    let pickler = class.call((&sink, 5), Some(&options))?;
+    if let Some((memo, prologue)) = anchors.preset(py) {
+        pickler.setattr(intern!(py, "memo"), memo)?;
+        sink.borrow_mut().append(prologue);
+    }
+    pickler.call_method1(intern!(py, "dump"), (object,))?;
+    Ok(Written { sink, pickler: Some(pickler) })
 }
 
 /// Pickles an object, by reference where it is large: plainly if that is possible, else with cloudpickle; `manner` is
@@ -396,24 +440,90 @@ fn attempt(py: Python<'_>, object: &Bound<'_, PyAny>, manner: Manner) -> PyResul
 ///
 /// # Errors
 /// What the second attempt raises.
-pub(crate) fn dump(py: Python<'_>, object: &Bound<'_, PyAny>, manner: &mut Manner) -> PyResult<Py<Sink>> {
-    match attempt(py, object, *manner) {
-        Err(error) if !manner.cloud && error.is_instance_of::<PyException>(py) => {
+pub(crate) fn dump<'py>(object: &Bound<'py, PyAny>, manner: &mut Manner) -> PyResult<Bound<'py, Sink>> {
+    Ok(write(object, manner, &Anchors::default())?.sink)
+}
+
+/// As [`dump`], with references to the anchors in the place of what they are.
+///
+/// # Errors
+/// As [`dump`].
+pub(crate) fn write<'py>(
+    object: &Bound<'py, PyAny>,
+    manner: &mut Manner,
+    anchors: &Anchors,
+) -> PyResult<Written<'py>> {
+    match attempt(object, *manner, anchors) {
+        Err(error) if !manner.cloud && error.is_instance_of::<PyException>(object.py()) => {
             let cloud = Manner { cloud: true, ..*manner };
-            let sink = attempt(py, object, cloud)?;
+            let written = attempt(object, cloud, anchors)?;
             *manner = cloud;
-            Ok(sink)
+            Ok(written)
         }
         outcome => outcome,
     }
 }
 
-/// Pickles a list of items or results: as [`dump`], with stand-ins where pickle would copy more often.
+/// Pickles a list of items or results: as [`write`], with stand-ins where pickle would copy more often, but for what
+/// `kept` says yes to.
 ///
 /// # Errors
 /// As [`dump`].
-pub(crate) fn dump_list(py: Python<'_>, list: &Bound<'_, PyList>, manner: &mut Manner) -> PyResult<Py<Sink>> {
-    dump(py, &substitute(py, list)?, manner)
+pub(crate) fn write_list<'py>(
+    list: &Bound<'py, PyList>,
+    manner: &mut Manner,
+    anchors: &Anchors,
+    kept: &dyn Fn(&Bound<'_, PyAny>) -> bool,
+) -> PyResult<Written<'py>> {
+    write(&substitute(list, kept)?, manner, anchors)
+}
+
+/// As [`write_list`], without anchors.
+///
+/// # Errors
+/// As [`dump`].
+pub(crate) fn dump_list<'py>(list: &Bound<'py, PyList>, manner: &mut Manner) -> PyResult<Bound<'py, Sink>> {
+    Ok(write_list(list, manner, &Anchors::default(), &|_| false)?.sink)
+}
+
+/// Pickles a function for a job, as `(callable, shape)`, into blocks of `arena`. Says which parts of it items can refer to.
+///
+/// # Errors
+/// As [`encode`].
+pub(crate) fn encode_function(
+    crossing: &Bound<'_, PyAny>,
+    arena: &Arena,
+    manner: &mut Manner,
+) -> PyResult<(Payload, Function)> {
+    let written = write(crossing, manner, &Anchors::default())?;
+    let memo = written.memo()?;
+    // The pair itself is nobody's.
+    let pair = crossing.as_ptr().addr();
+    if memo.contains(pair)? {
+        memo.del_item(pair)?;
+    }
+    let (function, end) = Function::of(&memo)?;
+    if !end.is_empty() {
+        written.sink.borrow_mut().end_with(crossing.py(), &end);
+    }
+    let way = if in_worker() { Way::Copy } else { Way::Lend };
+    let payload = written.sink.borrow().pack(crossing.py(), arena, way)?;
+    Ok((payload, function))
+}
+
+/// Which of these addresses are those of objects that others refer to. What lies within one of them is not looked at.
+///
+/// # Errors
+/// As [`dump`].
+pub(crate) fn find_parts(
+    object: &Bound<'_, PyAny>,
+    addresses: &HashSet<usize>,
+    manner: Manner,
+) -> PyResult<HashSet<usize>> {
+    let py = object.py();
+    let _departure = manner.elsewhere.then(Departure::new);
+    let find = py.import("forklift._pickling")?.getattr(intern!(py, "find_parts"))?;
+    find.call1((object, addresses.clone(), manner.cloud))?.extract()
 }
 
 /// Pickles an object into blocks of `arena`; see [`dump`].
@@ -440,53 +550,7 @@ pub(crate) fn encode_by(
     manner: &mut Manner,
     way: Way<'_>,
 ) -> PyResult<Payload> {
-    let sink = dump(py, object, manner)?;
-    sink.bind(py).borrow().pack(py, arena, way)
-}
-
-/// Builds the object of a parcel. Its buffers become parts of the object as they lie; they go back to their owner when
-/// the last part that is built upon them dies.
-///
-/// # Errors
-/// What unpickling raises.
-pub(crate) fn decode<'py>(py: Python<'py>, parcel: Parcel) -> PyResult<Bound<'py, PyAny>> {
-    Opened::new(py, parcel)?.loads(py)
-}
-
-/// A parcel whose parts are Python objects.
-pub(crate) struct Opened<'py> {
-    pub(crate) stream: Bound<'py, PyAny>,
-    pub(crate) buffers: Bound<'py, PyList>,
-}
-
-impl<'py> Opened<'py> {
-    pub(crate) fn new(py: Python<'py>, parcel: Parcel) -> PyResult<Self> {
-        let new = if in_worker() { Buffer::new } else { Buffer::new_lendable };
-        let buffers = PyList::empty(py);
-        for buffer in parcel.buffers.into_iter().map(new) {
-            buffers.append(Bound::new(py, buffer)?)?;
-        }
-        Ok(Self { stream: Bound::new(py, Buffer::new(parcel.stream))?.into_any(), buffers })
-    }
-
-    /// Builds the object; see [`decode`].
-    pub(crate) fn loads(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        let options = PyDict::new(py);
-        if !self.buffers.is_empty() {
-            options.set_item(intern!(py, "buffers"), &self.buffers)?;
-        }
-        tools(py)?.loads.bind(py).call((&self.stream,), Some(&options))
-    }
-}
-
-/// Builds the object of a pickle: bytes, or a tuple of bytes and a list of out-of-band buffers.
-///
-/// # Errors
-/// What unpickling raises.
-pub(crate) fn loads<'py>(py: Python<'py>, pickle: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
-    let loads = tools(py)?.loads.bind(py);
-    let Ok(parts) = pickle.cast::<PyTuple>() else { return loads.call1((pickle,)) };
-    let options = PyDict::new(py);
-    options.set_item(intern!(py, "buffers"), parts.get_item(1)?)?;
-    loads.call((parts.get_item(0)?,), Some(&options))
+    let sink = dump(object, manner)?;
+    let packed = sink.borrow().pack(py, arena, way)?;
+    Ok(packed)
 }

@@ -2,7 +2,7 @@
 
 use crate::error::raise;
 use crate::feed::Job;
-use crate::pickle::{Manner, Way, encode, encode_by};
+use crate::pickle::{Manner, Way, encode, encode_by, encode_function};
 use crate::shared::next_key;
 use crate::store::Lease;
 use forklift_core::config::{SchedulerConfig, SpillConfig, SupervisorConfig};
@@ -210,7 +210,7 @@ impl Pool {
         numbered: bool,
     ) -> PyResult<Job> {
         let mut manner = Manner::towards(self.elsewhere);
-        let payload = encode(py, function, self.pool.broadcast(), &mut manner)?;
+        let (payload, parts) = encode_function(function, self.pool.broadcast(), &mut manner)?;
         let spec = JobSpec {
             function: payload.fingerprint(),
             items,
@@ -233,7 +233,7 @@ impl Pool {
         let (pool, fixed) = (Arc::clone(&self.pool), chunksize != 0);
         let share_bytes = sharing.then_some(self.share_bytes);
         let numbers = items.filter(|_| spec.chunking == Chunking::Numbered);
-        Ok(Job::new(pool, handle, recorder, held, retries > 0, fixed, manner, share_bytes, numbers))
+        Job::new(py, pool, handle, recorder, held, retries > 0, fixed, manner, share_bytes, numbers, parts)
     }
 
     /// Sends a value once to each worker that may need it, from now on until `unshare`; returns its key. A worker has

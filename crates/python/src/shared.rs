@@ -1,6 +1,6 @@
 //! Values that cross once to each worker: in pickles a [`Reference`] stands for them.
 
-use crate::pickle::decode;
+use crate::unpickle::decode;
 use forklift_core::commons::Shared;
 use forklift_core::id::JobId;
 use pyo3::exceptions::PyLookupError;

@@ -3,15 +3,18 @@
 //! Only where all items exist before they are pulled, so that an object's identity means something, and only for an
 //! item itself and for what it holds directly (elements of a tuple or a short list, values of a dict): that is how
 //! `starmap` and records pass a common table. The second item that holds an object (or the first, if its reference count
-//! says that more will) has it sent to all workers; in its place goes a [`Reference`]. Each item gets its own object in
-//! the worker, as if it had been sent with it, unless it is one that cannot change.
+//! says that more will) has it sent to all workers. Items' pickles refer to it from then on, wherever they hold it
+//! (`anchors.rs`). Each item gets its own object in the worker, as if it had been sent with it, unless it is one that
+//! cannot change.
 
+use crate::anchors::{Function, Shared};
 use crate::numbers::holds_only_numbers;
-use crate::shared::Reference;
+use crate::refcount::references;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyBytes, PyDict, PyFloat, PyFrozenSet, PyInt, PyList, PySet, PyString, PyTuple};
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 /// Less is not worth a reference.
 pub(crate) const SHARED_BYTES_MIN: u64 = 64 << 10;
@@ -26,7 +29,7 @@ const ELEMENTS_MIN: usize = 1000;
 const DEPTH_MAX: u32 = 50;
 
 /// An object of which so many references exist (a handful are ours) is taken for one that many items hold.
-const REFERENCES_MANY: usize = 12;
+const REFERENCES_MANY: isize = 12;
 
 /// What is known of a part.
 enum Seen {
@@ -34,8 +37,8 @@ enum Seen {
     Once,
     /// It is not worth a reference. Kept, so that its address means nothing else.
     Small(#[expect(dead_code, reason = "held")] Py<PyAny>),
-    /// It was sent under this key.
-    Sent(#[expect(dead_code, reason = "held")] Py<PyAny>, u64),
+    /// It was sent.
+    Sent(Arc<Shared>),
 }
 
 /// What the items of one job were seen to share.
@@ -46,8 +49,10 @@ pub(crate) struct Sharing {
     bytes_left: u64,
 }
 
-/// Sends an object: `(object, one for all, room)` to its key and weight, or nothing if it is too small or too large.
-pub(crate) type Send<'a, 'py> = dyn FnMut(&Bound<'py, PyAny>, bool, u64) -> PyResult<Option<(u64, u64)>> + 'a;
+/// Sends an object: `(object, one for all, room)` to what was sent and its weight, or nothing if it is too small or too
+/// large, or has something in common with the function.
+pub(crate) type Send<'a, 'py> =
+    dyn FnMut(&Bound<'py, PyAny>, bool, u64) -> PyResult<Option<(Arc<Shared>, u64)>> + 'a;
 
 impl Sharing {
     /// Values up to this weight in all may be sent.
@@ -55,34 +60,16 @@ impl Sharing {
         Self { seen: HashMap::new(), bytes_left: bytes }
     }
 
-    /// Replaces in a list of items what should not cross again; whether there was any.
+    /// What an item of a job with this function holds that was sent, or is sent now.
     pub(crate) fn refer<'py>(
         &mut self,
-        items: &Bound<'py, PyList>,
-        send: &mut Send<'_, 'py>,
-    ) -> PyResult<bool> {
-        if holds_only_numbers(items) {
-            return Ok(false);
-        }
-        let mut any = false;
-        for (index, item) in items.iter().enumerate() {
-            if let Some(substitute) = self.substitute(&item, send)? {
-                items.set_item(index, substitute)?;
-                any = true;
-            }
-        }
-        Ok(any)
-    }
-
-    fn substitute<'py>(
-        &mut self,
         item: &Bound<'py, PyAny>,
+        function: &Function,
         send: &mut Send<'_, 'py>,
-    ) -> PyResult<Option<Bound<'py, PyAny>>> {
+    ) -> PyResult<Vec<Arc<Shared>>> {
         if is_small(item) {
-            return Ok(None);
+            return Ok(Vec::new());
         }
-        let py = item.py();
         let parts: Vec<Bound<'py, PyAny>> = if let Ok(tuple) = item.cast_exact::<PyTuple>() {
             tuple.iter().collect()
         } else if let Ok(dict) = item.cast_exact::<PyDict>() {
@@ -92,71 +79,50 @@ impl Sharing {
         {
             list.iter().collect()
         } else {
-            return match self.key(item, send)? {
-                Some(key) => Ok(Some(Bound::new(py, Reference::new(key))?.into_any())),
-                None => Ok(None),
-            };
+            vec![item.clone()]
         };
-        // What one item holds twice is one object there as well.
-        let mut references: HashMap<usize, Bound<'py, PyAny>> = HashMap::new();
-        for part in &parts {
-            if !is_small(part)
-                && !references.contains_key(&(part.as_ptr().addr()))
-                && let Some(key) = self.key(part, send)?
+        let mut found: Vec<Arc<Shared>> = Vec::new();
+        for part in parts {
+            // What one item holds twice is one object there as well.
+            if !is_small(&part)
+                && !function.holds(&part)
+                && !found.iter().any(|shared| shared.is(&part))
+                && let Some(shared) = self.shared(&part, send)?
             {
-                let reference = Bound::new(py, Reference::new(key))?.into_any();
-                references.insert(part.as_ptr().addr(), reference);
+                found.push(shared);
             }
         }
-        if references.is_empty() {
-            return Ok(None);
-        }
-        let replaced = parts.iter().map(|part| references.get(&part.as_ptr().addr()).unwrap_or(part));
-        Ok(Some(if item.is_exact_instance_of::<PyTuple>() {
-            PyTuple::new(py, replaced)?.into_any()
-        } else if let Ok(dict) = item.cast_exact::<PyDict>() {
-            let copy = PyDict::new(py);
-            for (key, value) in dict.keys().iter().zip(replaced) {
-                copy.set_item(key, value)?;
-            }
-            copy.into_any()
-        } else {
-            PyList::new(py, replaced)?.into_any()
-        }))
+        Ok(found)
     }
 
-    /// The key under which an object was sent, or is sent now.
-    fn key<'py>(&mut self, object: &Bound<'py, PyAny>, send: &mut Send<'_, 'py>) -> PyResult<Option<u64>> {
+    /// An object as it was sent, or is sent now.
+    fn shared<'py>(
+        &mut self,
+        object: &Bound<'py, PyAny>,
+        send: &mut Send<'_, 'py>,
+    ) -> PyResult<Option<Arc<Shared>>> {
         let address = object.as_ptr().addr();
         match self.seen.get(&address) {
-            Some(Seen::Sent(_, key)) => return Ok(Some(*key)),
+            Some(Seen::Sent(shared)) => return Ok(Some(Arc::clone(shared))),
             Some(Seen::Small(_)) => return Ok(None),
             Some(Seen::Once) => {}
-            None if references(object)? < REFERENCES_MANY => {
+            None if references(object) < REFERENCES_MANY => {
                 self.seen.insert(address, Seen::Once);
                 return Ok(None);
             }
             None => {}
         }
         let immutable = object.is_exact_instance_of::<PyBytes>() || object.is_exact_instance_of::<PyString>();
-        let sent = send(object, immutable, self.bytes_left)?;
-        let kept = object.clone().unbind();
-        let (seen, key) = match sent {
-            Some((key, bytes)) => {
+        let (seen, shared) = match send(object, immutable, self.bytes_left)? {
+            Some((shared, bytes)) => {
                 self.bytes_left = self.bytes_left.saturating_sub(bytes);
-                (Seen::Sent(kept, key), Some(key))
+                (Seen::Sent(Arc::clone(&shared)), Some(shared))
             }
-            None => (Seen::Small(kept), None),
+            None => (Seen::Small(object.clone().unbind()), None),
         };
         self.seen.insert(address, seen);
-        Ok(key)
+        Ok(shared)
     }
-}
-
-/// How many references to an object exist, those of the caller's included.
-fn references(object: &Bound<'_, PyAny>) -> PyResult<usize> {
-    let py = object.py();
-    py.import(intern!(py, "sys"))?.call_method1(intern!(py, "getrefcount"), (object,))?.extract()
 }
 
 /// Whether an object is obviously not worth a reference.
@@ -229,48 +195,6 @@ fn is_fixed(object: &Bound<'_, PyAny>) -> PyResult<bool> {
         return Ok(object.getattr_opt(intern!(object.py(), "tzinfo"))?.is_none_or(|zone| zone.is_none()));
     }
     Ok(module == "decimal" || module == "fractions")
-}
-
-/// Whether two items are, or directly hold, one and the same object that could be changed.
-pub(crate) fn share_parts(items: &Bound<'_, PyList>) -> PyResult<bool> {
-    if holds_only_numbers(items) {
-        return Ok(false);
-    }
-    let mut seen = HashSet::new();
-    // Items are mostly of one kind: that of the last constant is asked for first.
-    let mut constant = std::ptr::null_mut();
-    for item in items.iter() {
-        if item.get_type_ptr() == constant {
-            continue;
-        }
-        if is_constant(&item) {
-            constant = item.get_type_ptr();
-            continue;
-        }
-        if let Ok(tuple) = item.cast_exact::<PyTuple>() {
-            // A part that one item holds twice is no sharing between items.
-            let parts: HashSet<usize> =
-                tuple.iter().filter(|part| !is_constant(part)).map(|part| part.as_ptr() as usize).collect();
-            if parts.into_iter().any(|part| !seen.insert(part)) {
-                return Ok(true);
-            }
-            continue;
-        }
-        let mut parts = HashSet::from([item.as_ptr() as usize]);
-        if let Ok(dict) = item.cast_exact::<PyDict>() {
-            parts.extend(
-                dict.values().iter().filter(|part| !is_constant(part)).map(|part| part.as_ptr() as usize),
-            );
-        } else if let Ok(list) = item.cast_exact::<PyList>()
-            && list.len() <= PARTS_MAX
-        {
-            parts.extend(list.iter().filter(|part| !is_constant(part)).map(|part| part.as_ptr() as usize));
-        }
-        if parts.into_iter().any(|part| !seen.insert(part)) {
-            return Ok(true);
-        }
-    }
-    Ok(false)
 }
 
 /// Whether an object cannot be changed and holds no other.

@@ -29,9 +29,13 @@ const PARTS_MAX: usize = 64;
 /// How deep containers are searched: the item, the arguments that it may consist of, what those hold.
 const DEPTH_MAX: usize = 3;
 
+/// Whether an object is referred to from elsewhere, so that it has to be pickled as itself.
+pub(crate) type Kept<'a> = &'a dyn Fn(&Bound<'_, PyAny>) -> bool;
+
 /// Puts stand-ins into a list of items. Returns the list itself if it needs none, else a copy; for many items that are
-/// numbers themselves, one stand-in for the list.
-pub(crate) fn substitute<'py>(py: Python<'py>, items: &Bound<'py, PyList>) -> PyResult<Bound<'py, PyAny>> {
+/// numbers themselves, one stand-in for the list. What `kept` says yes to stays what it is.
+pub(crate) fn substitute<'py>(items: &Bound<'py, PyList>, kept: Kept<'_>) -> PyResult<Bound<'py, PyAny>> {
+    let py = items.py();
     if holds_only_numbers(items) {
         let numbers = if items.len() < PACKED_LENGTH_MIN { None } else { Numbers::pack(items) };
         return match numbers {
@@ -43,10 +47,12 @@ pub(crate) fn substitute<'py>(py: Python<'py>, items: &Bound<'py, PyList>) -> Py
     let mut rebuilt = Rebuilt::default();
     for (index, item) in items.iter().enumerate() {
         let standin = match item.cast_exact::<PyList>() {
-            Ok(list) if list.len() >= PACKED_LENGTH_MIN => {
+            Ok(list) if list.len() >= PACKED_LENGTH_MIN && !kept(&item) => {
                 Numbers::pack(list).map(|numbers| Bound::new(py, numbers)).transpose()?.map(Bound::into_any)
             }
-            _ if holds_bulk(&item, 0) && is_closed(&item, &mut Vec::new())? => Some(rebuilt.rebuild(&item)?),
+            _ if holds_bulk(&item, 0) && is_closed(&item, kept, &mut Vec::new())? => {
+                Some(rebuilt.rebuild(&item)?)
+            }
             _ => None,
         };
         if let Some(standin) = standin {
@@ -87,7 +93,14 @@ fn holds_bulk(object: &Bound<'_, PyAny>, depth: usize) -> bool {
 
 /// Whether an object consists of plain containers and of parts that refer to nothing, without a cycle. `above` holds
 /// the containers that it lies in.
-fn is_closed<'py>(object: &Bound<'py, PyAny>, above: &mut Vec<Bound<'py, PyAny>>) -> PyResult<bool> {
+fn is_closed<'py>(
+    object: &Bound<'py, PyAny>,
+    kept: Kept<'_>,
+    above: &mut Vec<Bound<'py, PyAny>>,
+) -> PyResult<bool> {
+    if kept(object) {
+        return Ok(false);
+    }
     let parts = if let Ok(tuple) = object.cast_exact::<PyTuple>() {
         tuple.to_list()
     } else if let Ok(list) = object.cast_exact::<PyList>() {
@@ -106,7 +119,7 @@ fn is_closed<'py>(object: &Bound<'py, PyAny>, above: &mut Vec<Bound<'py, PyAny>>
     }
     above.push(object.clone());
     for part in parts.iter() {
-        if !is_closed(&part, above)? {
+        if !is_closed(&part, kept, above)? {
             return Ok(false);
         }
     }

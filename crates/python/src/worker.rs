@@ -1,11 +1,17 @@
 //! The worker's loop: receive, decode, call, encode, send.
 
+mod function;
+mod items;
+mod waiting;
+
+use crate::anchors::set_parts;
 use crate::descriptor::adopt;
 use crate::error::raise;
 use crate::numpy_heap::{self, Heap};
-use crate::pickle::{Manner, Sink, become_worker, decode, dump_list, encode, loads};
+use crate::pickle::{Manner, Sink, become_worker, dump_list, encode};
 use crate::private_heap;
 use crate::shared;
+use crate::unpickle::decode;
 use forklift_core::Error;
 use forklift_core::event::Spent;
 use forklift_core::id::{ChunkId, JobId, Time};
@@ -13,68 +19,20 @@ use forklift_core::payload::{Parcel, Payload};
 use forklift_core::telemetry::{Stopwatch, clock, switched_on};
 use forklift_core::worker::{Call, Done, Order, Station};
 use forklift_shm::Phase;
+use function::Function;
+use items::Items;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{IntoPyDict, PyDict, PyList, PyRange, PyTuple, PyType};
+use pyo3::types::{IntoPyDict, PyDict, PyList, PyTuple, PyType};
 use std::collections::HashMap;
 use std::os::fd::RawFd;
 use std::time::{Duration, Instant};
+use waiting::{Crossing, Place, Waiting};
 
 /// A worker that has results to show and more to do shows them after this time: the consumer of an iterator sees them
 /// soon, and little is lost if the next item kills the worker.
 const ANSWER_INTERVAL: Duration = Duration::from_millis(20);
-
-/// A function as it crossed: pickled as `(function, shape)`.
-struct Function {
-    callable: Py<PyAny>,
-    shape: Shape,
-}
-
-/// How an item becomes arguments.
-#[derive(Clone, Copy)]
-enum Shape {
-    /// `f(item)`
-    One,
-    /// `f(*item)`
-    Star,
-    /// `f(*item[0], **item[1])`
-    Apply,
-}
-
-impl Function {
-    fn new(crossed: &Bound<'_, PyAny>) -> PyResult<Self> {
-        let (callable, shape): (Py<PyAny>, u8) = crossed.extract()?;
-        let shape = match shape {
-            0 => Shape::One,
-            1 => Shape::Star,
-            _ => Shape::Apply,
-        };
-        Ok(Self { callable, shape })
-    }
-
-    fn call<'py>(&self, py: Python<'py>, item: Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
-        let callable = self.callable.bind(py);
-        match self.shape {
-            Shape::One => callable.call1((item,)),
-            Shape::Star => match item.cast_into::<PyTuple>() {
-                Ok(arguments) => callable.call1(arguments),
-                Err(other) => {
-                    let arguments = py.get_type::<PyTuple>().call1((other.into_inner(),))?;
-                    callable.call1(arguments.cast_into::<PyTuple>()?)
-                }
-            },
-            Shape::Apply => {
-                let (arguments, options): (Bound<'py, PyTuple>, Bound<'py, PyAny>) = item.extract()?;
-                if options.is_none() {
-                    return callable.call1(arguments);
-                }
-                let options = options.cast_into::<pyo3::types::PyDict>()?;
-                callable.call(arguments, Some(&options))
-            }
-        }
-    }
-}
 
 /// What the loop needs of `forklift._outcome`.
 struct Failures {
@@ -166,7 +124,7 @@ impl From<Error> for Trouble {
 
 /// Outcomes that have not been sent.
 struct Batch<'py> {
-    results: Bound<'py, PyList>,
+    results: Waiting<'py>,
     failed: u32,
     spent: Spent,
     /// When the first of them began.
@@ -292,9 +250,14 @@ impl Server {
             };
             self.functions.insert(job, function);
         }
-        let items = match decode(py, call.payload).and_then(Items::new) {
+        // Looked up once, not once an item.
+        let Some(function) = self.functions.remove(&job) else {
+            return Err(PyRuntimeError::new_err("work for a function that was never sent").into());
+        };
+        let items = match Items::of(py, call.payload, &function) {
             Err(_) if call.retained => {
                 // One of them cannot be rebuilt. The parent will send them so that it shows which.
+                self.functions.insert(job, function);
                 self.station.give_back(chunk)?;
                 self.station.mark_idle();
                 return Ok(());
@@ -303,12 +266,8 @@ impl Server {
         };
         self.make_heap(py)?;
         let spent = Spent { decode: begun.elapsed(), ..Spent::default() };
-        // Looked up once, not once an item.
-        let Some(function) = self.functions.remove(&job) else {
-            return Err(PyRuntimeError::new_err("work for a function that was never sent").into());
-        };
         let mut batch = Batch {
-            results: PyList::empty(py),
+            results: Waiting::new(py),
             failed: 0,
             spent,
             begun: Instant::now(),
@@ -319,7 +278,7 @@ impl Server {
         for index in 0..count {
             let item = start + u64::from(index);
             let now = self.station.mark(job, item, Phase::Calling);
-            match batch.results.len() as u32 {
+            match batch.results.len() {
                 0 => self.watch.start(now),
                 done => self.watch.lap(now, done - 1),
             }
@@ -328,28 +287,28 @@ impl Server {
                 break;
             }
             if now.since(shown) >= ANSWER_INTERVAL && !batch.results.is_empty() {
-                let first = item - batch.results.len() as u64;
+                let first = item - u64::from(batch.results.len());
                 batch = self.answer(py, job, chunk, first, batch, false)?;
                 shown = self.station.mark(job, item, Phase::Calling);
                 self.watch.start(shown);
             }
-            let item = match &items {
+            let argument = match &items {
                 Ok(items) => items.take((skip + index) as usize),
                 Err(error) => Err(error.clone_ref(py)),
             };
-            let outcome = match item {
-                Ok(item) => self.outcome(py, &function, item)?,
-                Err(error) => Err(self.failures.undecodable(py, "the item", error)?),
-            };
+            let outcome = self.outcome(py, &function, argument)?;
             batch.failed += u32::from(outcome.is_err());
-            match outcome {
-                Ok(result) | Err(result) => batch.results.append(result)?,
+            let (Ok(result) | Err(result)) = outcome;
+            let last = index + 1 == count;
+            match batch.results.place(&result, last)? {
+                Place::AsItIs => batch.results.push(result)?,
+                Place::Pickled => batch = self.pickle_now(py, job, chunk, item, batch, result, last)?,
             }
             if index + 1 < count
                 && self.station.is_look_due(now)
                 && self.station.may_have_outgrown(self.held_bytes(), false)
             {
-                let first = start + u64::from(index + 1) - batch.results.len() as u64;
+                let first = start + u64::from(index + 1) - u64::from(batch.results.len());
                 batch = self.answer(py, job, chunk, first, batch, false)?;
                 if self.has_outgrown(false)? {
                     drop(items);
@@ -362,8 +321,9 @@ impl Server {
         }
         // What lies in the parent's memory goes back with the answer, if nobody kept it.
         drop(items);
+        set_parts(None);
         self.functions.insert(job, function);
-        let first = start + u64::from(done) - batch.results.len() as u64;
+        let first = start + u64::from(done) - u64::from(batch.results.len());
         if !batch.results.is_empty() {
             self.answer(py, job, chunk, first, batch, done == count)?;
         }
@@ -375,6 +335,44 @@ impl Server {
         }
         self.worked = Some(Instant::now());
         Ok(())
+    }
+
+    /// Pickles the result of `item`, which the next call could change, and lets it wait so. If it is large it is sent, but
+    /// for the `last` of a piece, which the caller sends.
+    #[expect(clippy::too_many_arguments, reason = "from one place")]
+    fn pickle_now<'py>(
+        &mut self,
+        py: Python<'py>,
+        job: JobId,
+        chunk: ChunkId,
+        item: u64,
+        mut batch: Batch<'py>,
+        result: Bound<'py, PyAny>,
+        last: bool,
+    ) -> Result<Batch<'py>, Trouble> {
+        let alone = PyList::new(py, [result])?;
+        let sink = self.dump_results(py, &alone, &mut batch.failed)?;
+        let small = sink.borrow().small(py);
+        let fits = small.is_some() && (batch.results.is_empty() || batch.results.are_pickled());
+        if !fits && !batch.results.is_empty() {
+            let first = item - u64::from(batch.results.len());
+            let failed = std::mem::take(&mut batch.failed);
+            let own = u32::from(alone.get_item(0)?.get_type().is(&self.failures.class));
+            batch.failed = failed - own;
+            batch = self.answer(py, job, chunk, first, batch, false)?;
+            batch.failed = own;
+        }
+        match small {
+            Some(pickle) => batch.results.push_pickle(pickle),
+            None => {
+                batch.results.push(alone.get_item(0)?)?;
+                drop((sink, alone));
+                if !last {
+                    batch = self.answer(py, job, chunk, item, batch, false)?;
+                }
+            }
+        }
+        Ok(batch)
     }
 
     /// Bytes of live arrays in this worker's blocks.
@@ -407,7 +405,7 @@ impl Server {
     ) -> Result<Batch<'py>, Trouble> {
         let Batch { results, mut failed, mut spent, begun, turned, waited } = batch;
         spent.call += begun.elapsed();
-        let count = results.len() as u32;
+        let count = results.len();
         let encoding = Instant::now();
         let now = self.station.mark(job, first, Phase::Encoding);
         if last {
@@ -416,11 +414,14 @@ impl Server {
         let mut shift = self.watch.finish(spent.call, count);
         (shift.begun, shift.waited, shift.imported) = (turned, waited, self.modules.imported(py));
         // The results die before the answer goes, so that what they held of the parent's memory goes with it.
-        let payload = self.encode_results(py, results, &mut failed)?;
+        let payload = match results.into_crossing(py)? {
+            Crossing::Results(results) => self.encode_results(py, results, &mut failed)?,
+            Crossing::Pickles(pickles) => self.encode(py, pickles.as_any())?,
+        };
         spent.encode += encoding.elapsed();
         self.station.answer(Done { chunk, items: count, failed, last, spent, shift }, &payload)?;
         Ok(Batch {
-            results: PyList::empty(py),
+            results: Waiting::new(py),
             failed: 0,
             spent: Spent::default(),
             begun: Instant::now(),
@@ -434,14 +435,16 @@ impl Server {
         &self,
         py: Python<'py>,
         function: &Result<Function, Py<PyAny>>,
-        item: Bound<'py, PyAny>,
+        item: PyResult<Bound<'py, PyAny>>,
     ) -> PyResult<Result<Bound<'py, PyAny>, Bound<'py, PyAny>>> {
-        if item.get_type().is(&self.failures.class) {
-            return Ok(Err(item));
-        }
         let function = match function {
             Ok(function) => function,
             Err(failure) => return Ok(Err(failure.bind(py).clone())),
+        };
+        let item = match item {
+            Ok(item) if item.get_type().is(&self.failures.class) => return Ok(Err(item)),
+            Ok(item) => item,
+            Err(error) => return Ok(Err(self.failures.undecodable(py, "the item", error)?)),
         };
         match function.call(py, item) {
             Ok(result) => Ok(Ok(result)),
@@ -462,15 +465,26 @@ impl Server {
     }
 
     /// Encodes a list of results and lets go of it. Those that cannot be sent are replaced by their failures.
-    fn encode_results(
+    fn encode_results<'py>(
         &mut self,
-        py: Python<'_>,
-        results: Bound<'_, PyList>,
+        py: Python<'py>,
+        results: Bound<'py, PyList>,
         failed: &mut u32,
     ) -> PyResult<Payload> {
         self.make_heap(py)?;
-        let error = match dump_list(py, &results, &mut self.manner) {
-            Ok(sink) => return self.hand_over(py, &sink, results, failed),
+        let sink = self.dump_results(py, &results, failed)?;
+        self.hand_over(py, &sink, results, failed)
+    }
+
+    /// Pickles a list of results. Those that cannot be sent are replaced by their failures.
+    fn dump_results<'py>(
+        &mut self,
+        py: Python<'py>,
+        results: &Bound<'py, PyList>,
+        failed: &mut u32,
+    ) -> PyResult<Bound<'py, Sink>> {
+        let error = match dump_list(results, &mut self.manner) {
+            Ok(sink) => return Ok(sink),
             // Whatever it is: a result that calls sys.exit() when it is pickled is its own item's failure.
             Err(error) => error,
         };
@@ -491,20 +505,19 @@ impl Server {
                 results.set_item(index, failure)?;
             }
         }
-        let sink = dump_list(py, &results, &mut self.manner)?;
-        self.hand_over(py, &sink, results, failed)
+        dump_list(results, &mut self.manner)
     }
 
     /// Packs results. If there is no memory for them, that is the failure of each.
     fn hand_over(
         &mut self,
         py: Python<'_>,
-        sink: &Py<Sink>,
+        sink: &Bound<'_, Sink>,
         results: Bound<'_, PyList>,
         failed: &mut u32,
     ) -> PyResult<Payload> {
         let count = results.len();
-        let packed = sink.bind(py).borrow_mut().hand_over(py, self.station.arena(), self.heap, results);
+        let packed = sink.borrow_mut().hand_over(py, self.station.arena(), self.heap, results);
         let error = match packed {
             Ok(payload) => return Ok(payload),
             Err(error) => error,
@@ -513,44 +526,5 @@ impl Server {
         *failed = count as u32;
         let failures = PyList::new(py, std::iter::repeat_n(failure, count))?;
         self.encode(py, failures.as_any())
-    }
-}
-
-/// The items of a chunk.
-enum Items<'py> {
-    /// All of one pickle.
-    Together(Bound<'py, PyList>),
-    /// Pickles of lists of one item each: an item is built when its turn comes.
-    OneByOne(Bound<'py, PyTuple>),
-    /// Nothing but numbers.
-    Numbers(Bound<'py, PyRange>),
-}
-
-impl<'py> Items<'py> {
-    fn new(crossed: Bound<'py, PyAny>) -> PyResult<Self> {
-        let crossed = match crossed.cast_into::<PyList>() {
-            Ok(items) => return Ok(Self::Together(items)),
-            Err(other) => other.into_inner(),
-        };
-        match crossed.cast_into::<PyRange>() {
-            Ok(numbers) => Ok(Self::Numbers(numbers)),
-            Err(other) => Ok(Self::OneByOne(other.into_inner().cast_into::<PyTuple>()?)),
-        }
-    }
-
-    /// Takes an item out, so that it may die as soon as its call is over.
-    fn take(&self, index: usize) -> PyResult<Bound<'py, PyAny>> {
-        match self {
-            Self::Together(items) => {
-                let item = items.get_item(index)?;
-                items.set_item(index, items.py().None())?;
-                Ok(item)
-            }
-            Self::OneByOne(pickles) => {
-                let alone = loads(pickles.py(), &pickles.get_item(index)?)?;
-                alone.get_item(0)
-            }
-            Self::Numbers(numbers) => numbers.get_item(index),
-        }
     }
 }

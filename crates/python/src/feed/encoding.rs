@@ -1,17 +1,20 @@
 //! How a job's items become payload, the first time and again.
 
 use super::Job;
+use crate::anchors::{Anchors, Function, Shared};
 use crate::parcel::PyParcel;
-use crate::pickle::{Manner, Sink, Way, dump, dump_list, encode, encode_by, refuse};
+use crate::pickle::{Manner, Sink, Way, dump, encode, encode_by, find_parts, refuse, write_list};
 use crate::store::Lease;
 use forklift_core::id::ChunkId;
 use forklift_core::payload::Payload;
 use pyo3::exceptions::{PyException, PyRuntimeError};
 use pyo3::prelude::*;
 use pyo3::types::{PyList, PyRange, PyTuple};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 impl Job {
-    /// Encodes a list of items, the first of which has index `first`.
+    /// Encodes a list of separate items, the first of which has index `first`.
     pub(super) fn encode(
         &self,
         py: Python<'_>,
@@ -19,16 +22,22 @@ impl Job {
         first: u64,
         way: Way<'_>,
     ) -> PyResult<Payload> {
-        let sink = self.dump(py, items, first)?;
-        let packed = sink.bind(py).borrow().pack(py, self.arena(), way);
+        let sink = self.dump(items, first, &[])?;
+        let packed = sink.borrow().pack(py, self.arena(), way);
         packed.or_else(|error| refuse(py, self.arena(), first..first + items.len() as u64, error))
     }
 
-    /// Pickles a list of items. Those that cannot be sent are replaced by their failures, which the worker hands back
-    /// in their places, so that nothing else is disturbed.
-    pub(super) fn dump(&self, py: Python<'_>, items: &Bound<'_, PyList>, first: u64) -> PyResult<Py<Sink>> {
+    /// Pickles a list of separate items, which may refer to what the function has and to `shared`. Those that cannot be
+    /// sent are replaced by their failures, which the worker hands back in their places, so that nothing else is disturbed.
+    pub(super) fn dump<'py>(
+        &self,
+        items: &Bound<'py, PyList>,
+        first: u64,
+        shared: &[Arc<Shared>],
+    ) -> PyResult<Bound<'py, Sink>> {
+        let py = items.py();
         let mut manner = self.progress().manner;
-        let attempt = dump_list(py, items, &mut manner);
+        let attempt = self.write(items, &mut manner, shared);
         self.progress().manner = manner;
         let error = match attempt {
             Ok(sink) => return Ok(sink),
@@ -41,14 +50,55 @@ impl Job {
             let culprit = if items.len() == 1 {
                 Some(error.clone_ref(py))
             } else {
-                dump(py, PyList::new(py, [&item])?.as_any(), &mut manner).err()
+                self.write(&PyList::new(py, [&item])?, &mut manner, shared).err()
             };
             if let Some(error) = culprit {
                 items
                     .set_item(index, unsendable.call1((item, first + index as u64, error.into_value(py)))?)?;
             }
         }
-        dump_list(py, items, &mut manner)
+        self.write(items, &mut manner, shared)
+    }
+
+    /// Pickles a list of separate items beside the function: what they have in common with it, or with what was sent to
+    /// all workers, they refer to.
+    fn write<'py>(
+        &self,
+        items: &Bound<'py, PyList>,
+        manner: &mut Manner,
+        shared: &[Arc<Shared>],
+    ) -> PyResult<Bound<'py, Sink>> {
+        let py = items.py();
+        let function = &self.function;
+        let mut found = None;
+        if function.is_large() {
+            if !self.referring.load(Ordering::Relaxed) {
+                let anchors = Anchors::new(py, &Function::default(), None, shared)?;
+                let kept = |object: &Bound<'_, PyAny>| function.holds(object) || anchors.holds(object);
+                let written = write_list(items, manner, &anchors, &kept)?;
+                let memo = written.memo()?;
+                let mentioned = function.is_mentioned(&memo)?;
+                let entangled = anchors.has_shared() && anchors.is_entangled(&memo)?;
+                if !mentioned && !entangled {
+                    return Ok(written.sink);
+                }
+                self.referring.store(mentioned, Ordering::Relaxed);
+            }
+            found = Some(find_parts(items.as_any(), function.addresses(), *manner)?);
+        }
+        let made;
+        let anchors = if found.is_none() && shared.is_empty() {
+            &self.anchors
+        } else {
+            made = Anchors::new(py, function, found.as_ref(), shared)?;
+            &made
+        };
+        let written = write_list(items, manner, anchors, &|object| anchors.holds(object))?;
+        if !anchors.has_shared() || !anchors.is_entangled(&written.memo()?)? {
+            return Ok(written.sink);
+        }
+        // One of the items refers to what a shared object has in it: as two objects they would not be the same.
+        self.write(items, manner, &[])
     }
 
     /// Submits the next numbers of so many in all. Whether there are more.
@@ -79,12 +129,12 @@ impl Job {
         // One by one: the chunk may come back because one of its items cannot be rebuilt, and only that one shall fail.
         let mut alone = Vec::new();
         for (index, item) in items.bind(py).iter().enumerate() {
-            let sink = self.dump(py, &PyList::new(py, [item])?, first + index as u64)?;
-            alone.push(sink.bind(py).borrow().apart(py)?);
+            let sink = self.dump(&PyList::new(py, [item])?, first + index as u64, &[])?;
+            alone.push(sink.borrow().apart(py)?);
         }
         let together = PyTuple::new(py, alone)?;
-        let sink = dump(py, together.as_any(), &mut Manner::default())?;
-        let payload = sink.bind(py).borrow().pack(py, self.arena(), Way::Lend)?;
+        let sink = dump(together.as_any(), &mut Manner::default())?;
+        let payload = sink.borrow().pack(py, self.arena(), Way::Lend)?;
         self.pool.restore(chunk, payload);
         Ok(())
     }
