@@ -156,6 +156,9 @@ def fetch(key: int) -> Any:
     Raises `LookupError` for a value that this pool does not share.
     """
 
+def part(number: int) -> Any:
+    """A part of the function whose items are being decoded, by its number. Raises `LookupError` if there is none."""
+
 def enter_shared() -> Any:
     """Begins a `shared_arrays()`: returns NumPy's handler of before, to be given to `leave_shared`.
 
@@ -173,6 +176,12 @@ def shared_usage() -> tuple[int, int]:
 
 def privatize() -> None:
     """In a fork of this process: what it writes to memory that it shares with others is its own from here on."""
+
+def are_separate(items: list[Any], /) -> bool:
+    """Whether these items may share one pickle: a short look shows that no object that could be changed is in two."""
+
+def holds_alone(kept: list[Any], /) -> bool:
+    """Whether the only element of a list cannot be changed, or is in this list and nowhere else."""
 
 def unshared(items: Any, /) -> bool:
     """Whether no object that could be changed is in two places of these items, however deep: what a function does

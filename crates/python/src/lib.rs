@@ -62,6 +62,8 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(shared::fetch, module)?)?;
     module.add_function(wrap_pyfunction!(anchors::part, module)?)?;
     module.add_function(wrap_pyfunction!(sharing::unshared, module)?)?;
+    module.add_function(wrap_pyfunction!(separate::are_separate, module)?)?;
+    module.add_function(wrap_pyfunction!(separate::holds_alone, module)?)?;
     module.add_function(wrap_pyfunction!(worker::privatize, module)?)?;
     module.add_class::<pool::Pool>()?;
     module.add_class::<feed::Job>()?;

@@ -20,6 +20,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
+use std::cell::RefCell;
 use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::Arc;
@@ -114,6 +115,11 @@ impl Sink {
             sink.offered.push(offered.unbind());
         }
         Ok(sink)
+    }
+
+    fn clear(&mut self) {
+        self.own.clear();
+        self.pieces.clear();
     }
 
     fn append(&mut self, bytes: &[u8]) {
@@ -398,6 +404,7 @@ pub(crate) fn departing() -> bool {
 pub(crate) struct Written<'py> {
     pub(crate) sink: Bound<'py, Sink>,
     pickler: Option<Bound<'py, PyAny>>,
+    manner: Manner,
 }
 
 impl<'py> Written<'py> {
@@ -408,31 +415,66 @@ impl<'py> Written<'py> {
         let memo = pickler.getattr(intern!(py, "memo"))?.call_method0(intern!(py, "copy"))?;
         Ok(memo.cast_into::<PyDict>()?)
     }
+
+    /// A copy of the whole, if it is small, and then the pickler is kept for the next object; or itself.
+    pub(crate) fn into_small(self) -> PyResult<Result<Bound<'py, PyBytes>, Self>> {
+        let py = self.sink.py();
+        let Some(bytes) = self.sink.borrow().small(py) else { return Ok(Err(self)) };
+        if let Some(pickler) = self.pickler {
+            pickler.call_method0(intern!(py, "clear_memo"))?;
+            self.sink.borrow_mut().clear();
+            let spare = Spare { manner: self.manner, sink: self.sink.unbind(), pickler: pickler.unbind() };
+            drop(SPARE.with(|kept| kept.replace(Some(spare))));
+        }
+        Ok(Ok(bytes))
+    }
 }
 
-fn attempt<'py>(object: &Bound<'py, PyAny>, manner: Manner, anchors: &Anchors) -> PyResult<Written<'py>> {
-    let py = object.py();
-    if let Ok(parcel) = object.cast_exact::<PyParcel>() {
-        return Ok(Written { sink: Bound::new(py, Sink::of(py, parcel.get())?)?, pickler: None });
+thread_local! {
+    /// A pickler that was used for a small object, and its sink: to make both takes as long as to pickle such an object.
+    static SPARE: RefCell<Option<Spare>> = const { RefCell::new(None) };
+}
+
+struct Spare {
+    manner: Manner,
+    sink: Py<Sink>,
+    pickler: Py<PyAny>,
+}
+
+/// A pickler and its sink.
+fn pickler(py: Python<'_>, manner: Manner) -> PyResult<(Bound<'_, Sink>, Bound<'_, PyAny>)> {
+    if let Some(spare) = SPARE.with(RefCell::take)
+        && spare.manner == manner
+    {
+        return Ok((spare.sink.into_bound(py), spare.pickler.into_bound(py)));
     }
     let tools = tools(py)?;
     let sink = Bound::new(py, Sink::default())?;
     let options = PyDict::new(py);
     options.set_item(intern!(py, "buffer_callback"), sink.getattr(intern!(py, "buffer"))?)?;
     let upward = in_worker();
-    let _departure = manner.elsewhere.then(Departure::new);
     let class = match (manner.cloud, upward) {
         (false, false) => tools.pickler.bind(py).clone(),
         (false, true) => tools.result_pickler.bind(py).clone(),
         (true, _) => tools.cloud_pickler.bind(py).call1((upward,))?,
     };
     let pickler = class.call((&sink, 5), Some(&options))?;
+    Ok((sink, pickler))
+}
+
+fn attempt<'py>(object: &Bound<'py, PyAny>, manner: Manner, anchors: &Anchors) -> PyResult<Written<'py>> {
+    let py = object.py();
+    if let Ok(parcel) = object.cast_exact::<PyParcel>() {
+        return Ok(Written { sink: Bound::new(py, Sink::of(py, parcel.get())?)?, pickler: None, manner });
+    }
+    let _departure = manner.elsewhere.then(Departure::new);
+    let (sink, pickler) = pickler(py, manner)?;
     if let Some((memo, prologue)) = anchors.preset(py) {
         pickler.setattr(intern!(py, "memo"), memo)?;
         sink.borrow_mut().append(prologue);
     }
     pickler.call_method1(intern!(py, "dump"), (object,))?;
-    Ok(Written { sink, pickler: Some(pickler) })
+    Ok(Written { sink, pickler: Some(pickler), manner })
 }
 
 /// Pickles an object, by reference where it is large: plainly if that is possible, else with cloudpickle; `manner` is
@@ -482,8 +524,8 @@ pub(crate) fn write_list<'py>(
 ///
 /// # Errors
 /// As [`dump`].
-pub(crate) fn dump_list<'py>(list: &Bound<'py, PyList>, manner: &mut Manner) -> PyResult<Bound<'py, Sink>> {
-    Ok(write_list(list, manner, &Anchors::default(), &|_| false)?.sink)
+pub(crate) fn dump_list<'py>(list: &Bound<'py, PyList>, manner: &mut Manner) -> PyResult<Written<'py>> {
+    write_list(list, manner, &Anchors::default(), &|_| false)
 }
 
 /// Pickles a function for a job, as `(callable, shape)`, into blocks of `arena`. Says which parts of it items can refer to.

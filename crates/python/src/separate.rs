@@ -5,6 +5,7 @@
 //! plain containers and arrays that only one of them holds. The look is short and knows few types. Whatever it does not
 //! know, or does not come to an end with, has a pickle of its own.
 
+use crate::buffer::Buffer;
 use crate::numbers::holds_only_numbers;
 use crate::refcount::references;
 use pyo3::intern;
@@ -26,6 +27,7 @@ const DEPTH_MAX: usize = 4;
 const REFERENCES_ALONE: isize = 2;
 
 /// Whether these items may share one pickle: no object that could be changed is in two of them.
+#[pyfunction]
 pub(crate) fn are_separate(items: &Bound<'_, PyList>) -> PyResult<bool> {
     if holds_only_numbers(items) {
         return Ok(true);
@@ -48,6 +50,14 @@ pub(crate) fn is_alone(result: &Bound<'_, PyAny>) -> PyResult<bool> {
     }
     let mut look = Look { held_once: HashSet::new(), parts: 0, alone: true };
     look.passes_with(result, 0, REFERENCES_ALONE - 1)
+}
+
+/// As `is_alone`, for the only element of a list, which nothing else refers to.
+#[pyfunction]
+pub(crate) fn holds_alone(kept: &Bound<'_, PyList>) -> PyResult<bool> {
+    let result = kept.get_item(0)?;
+    let mut look = Look { held_once: HashSet::new(), parts: 0, alone: true };
+    look.passes_with(&result, 0, REFERENCES_ALONE)
 }
 
 struct Look {
@@ -195,7 +205,24 @@ fn is_plain_array(array: &Bound<'_, PyAny>, alone: bool) -> PyResult<bool> {
     if dtype.getattr(intern!(py, "hasobject"))?.is_truthy()? {
         return Ok(false);
     }
-    Ok(!alone || array.getattr(intern!(py, "base"))?.is_none())
+    if !alone {
+        return Ok(true);
+    }
+    let mut base = array.getattr(intern!(py, "base"))?;
+    // An argument that comes back is an array of received memory.
+    while !base.is_none() {
+        if references(&base) > REFERENCES_ALONE {
+            return Ok(false);
+        }
+        if base.is_exact_instance_of::<Buffer>() {
+            return Ok(true);
+        }
+        if kind_of_other(&base)? != Kind::Array {
+            return Ok(false);
+        }
+        base = base.getattr(intern!(py, "base"))?;
+    }
+    Ok(true)
 }
 
 /// Whether an object is of a built-in type, cannot be changed, and holds no other.

@@ -8,7 +8,7 @@ use crate::anchors::set_parts;
 use crate::descriptor::adopt;
 use crate::error::raise;
 use crate::numpy_heap::{self, Heap};
-use crate::pickle::{Manner, Sink, become_worker, dump_list, encode};
+use crate::pickle::{Manner, Sink, Written, become_worker, dump_list, encode};
 use crate::private_heap;
 use crate::shared;
 use crate::unpickle::decode;
@@ -351,8 +351,8 @@ impl Server {
         last: bool,
     ) -> Result<Batch<'py>, Trouble> {
         let alone = PyList::new(py, [result])?;
-        let sink = self.dump_results(py, &alone, &mut batch.failed)?;
-        let small = sink.borrow().small(py);
+        let written = self.dump_results(py, &alone, &mut batch.failed)?;
+        let small = written.into_small()?.ok();
         let fits = small.is_some() && (batch.results.is_empty() || batch.results.are_pickled());
         if !fits && !batch.results.is_empty() {
             let first = item - u64::from(batch.results.len());
@@ -366,7 +366,7 @@ impl Server {
             Some(pickle) => batch.results.push_pickle(pickle),
             None => {
                 batch.results.push(alone.get_item(0)?)?;
-                drop((sink, alone));
+                drop(alone);
                 if !last {
                     batch = self.answer(py, job, chunk, item, batch, false)?;
                 }
@@ -472,7 +472,7 @@ impl Server {
         failed: &mut u32,
     ) -> PyResult<Payload> {
         self.make_heap(py)?;
-        let sink = self.dump_results(py, &results, failed)?;
+        let sink = self.dump_results(py, &results, failed)?.sink;
         self.hand_over(py, &sink, results, failed)
     }
 
@@ -482,7 +482,7 @@ impl Server {
         py: Python<'py>,
         results: &Bound<'py, PyList>,
         failed: &mut u32,
-    ) -> PyResult<Bound<'py, Sink>> {
+    ) -> PyResult<Written<'py>> {
         let error = match dump_list(results, &mut self.manner) {
             Ok(sink) => return Ok(sink),
             // Whatever it is: a result that calls sys.exit() when it is pickled is its own item's failure.

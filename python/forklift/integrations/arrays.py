@@ -10,10 +10,12 @@ from __future__ import annotations
 import _pickle
 import copy
 import functools
+import io
 import sys
 import threading
 import weakref
 from collections.abc import Callable
+from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
 from forklift import _native, _pickling
@@ -54,8 +56,45 @@ def rebuild(stream: bytes, buffers: list[Any]) -> Any:
 
 def perform(stream: bytes, buffers: list[Any]) -> Any:
     """Build a task when its turn comes, and do it. What it was built of is gone before the next one is built."""
-    func, arguments, options = _pickle.loads(stream, buffers=buffers)
-    return func(*arguments, **options)
+    return conclude(*_pickle.loads(stream, buffers=buffers))
+
+
+def conclude(func: Callable[..., Any], arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    """Do a task. Its result is what it is now, whatever a later task of the batch does to it."""
+    kept = [func(*arguments, **options)]
+    if _native.holds_alone(kept):
+        return kept.pop()
+    for thorough in (False, True):
+        kind = _pickling.cloud_pickler_class(upward=True) if thorough else _pickling.ResultPickler
+        file = io.BytesIO()
+        try:
+            kind(file, _pickling.PROTOCOL).dump(kept)
+        except Exception:
+            continue
+        return Result(file.getvalue())
+    return kept.pop()  # It will be pickled with the others, and the error told.
+
+
+def _is_plain(func: Callable[..., Any]) -> bool:
+    """Say whether a function has no variables of its own that one task could leave to another."""
+    return isinstance(func, BuiltinFunctionType) or (isinstance(func, FunctionType) and not func.__closure__)
+
+
+class Result:
+    """The result of a task, pickled. In the caller's process it is the result."""
+
+    __slots__ = ("stream",)
+
+    def __init__(self, stream: bytes) -> None:
+        self.stream = stream
+
+    def __reduce__(self) -> Any:
+        return rebuild_result, (self.stream,)
+
+
+def rebuild_result(stream: bytes) -> Any:
+    """Build the result of a task."""
+    return _pickle.loads(stream)[0]
 
 
 class Sight:
@@ -126,12 +165,15 @@ class Once:
     def _dump_batch(self, kind: Any, batch: Any, used: list[Sight]) -> Parcel:
         if len(batch) < 2:
             return self._dump(kind, batch, lambda array: self._reference(array, used))
-        try:
-            return self._dump(kind, batch, _set_apart)
-        except _Apart:
-            pass
-        # Built together, its tasks would have one array together as well, and see what another of them wrote.
         apart = copy.copy(batch)
+        arguments = [(arguments, options) for _, arguments, options in batch.items]
+        if all(_is_plain(func) for func, _, _ in batch.items) and _native.are_separate(arguments):
+            apart.items = [(conclude, task, {}) for task in batch.items]
+            try:
+                return self._dump(kind, apart, _set_apart)
+            except _Apart:
+                pass
+        # Built together, its tasks would have objects together as well, and see what another of them wrote.
         parcels = [self._dump(kind, task, lambda array: self._reference(array, used)) for task in batch.items]
         apart.items = [(perform, (parcel.stream, parcel.buffers), {}) for parcel in parcels]
         return self._dump(kind, apart, _set_apart)

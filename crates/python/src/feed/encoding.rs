@@ -3,7 +3,7 @@
 use super::Job;
 use crate::anchors::{Anchors, Function, Shared};
 use crate::parcel::PyParcel;
-use crate::pickle::{Manner, Sink, Way, dump, encode, encode_by, find_parts, refuse, write_list};
+use crate::pickle::{Manner, Way, Written, dump, encode, encode_by, find_parts, refuse, write_list};
 use crate::store::Lease;
 use forklift_core::id::ChunkId;
 use forklift_core::payload::Payload;
@@ -22,7 +22,7 @@ impl Job {
         first: u64,
         way: Way<'_>,
     ) -> PyResult<Payload> {
-        let sink = self.dump(items, first, &[])?;
+        let sink = self.dump(items, first, &[])?.sink;
         let packed = sink.borrow().pack(py, self.arena(), way);
         packed.or_else(|error| refuse(py, self.arena(), first..first + items.len() as u64, error))
     }
@@ -34,7 +34,7 @@ impl Job {
         items: &Bound<'py, PyList>,
         first: u64,
         shared: &[Arc<Shared>],
-    ) -> PyResult<Bound<'py, Sink>> {
+    ) -> PyResult<Written<'py>> {
         let py = items.py();
         let mut manner = self.progress().manner;
         let attempt = self.write(items, &mut manner, shared);
@@ -67,7 +67,7 @@ impl Job {
         items: &Bound<'py, PyList>,
         manner: &mut Manner,
         shared: &[Arc<Shared>],
-    ) -> PyResult<Bound<'py, Sink>> {
+    ) -> PyResult<Written<'py>> {
         let py = items.py();
         let function = &self.function;
         let mut found = None;
@@ -80,7 +80,7 @@ impl Job {
                 let mentioned = function.is_mentioned(&memo)?;
                 let entangled = anchors.has_shared() && anchors.is_entangled(&memo)?;
                 if !mentioned && !entangled {
-                    return Ok(written.sink);
+                    return Ok(written);
                 }
                 self.referring.store(mentioned, Ordering::Relaxed);
             }
@@ -95,7 +95,7 @@ impl Job {
         };
         let written = write_list(items, manner, anchors, &|object| anchors.holds(object))?;
         if !anchors.has_shared() || !anchors.is_entangled(&written.memo()?)? {
-            return Ok(written.sink);
+            return Ok(written);
         }
         // One of the items refers to what a shared object has in it: as two objects they would not be the same.
         self.write(items, manner, &[])
@@ -129,7 +129,7 @@ impl Job {
         // One by one: the chunk may come back because one of its items cannot be rebuilt, and only that one shall fail.
         let mut alone = Vec::new();
         for (index, item) in items.bind(py).iter().enumerate() {
-            let sink = self.dump(&PyList::new(py, [item])?, first + index as u64, &[])?;
+            let sink = self.dump(&PyList::new(py, [item])?, first + index as u64, &[])?.sink;
             alone.push(sink.borrow().apart(py)?);
         }
         let together = PyTuple::new(py, alone)?;

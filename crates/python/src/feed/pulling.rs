@@ -135,22 +135,26 @@ impl Job {
             };
             let list = PyList::new(py, [item])?;
             let position = self.position() + pickles.len() as u64;
-            let sink = self.dump(&list, position, &shared)?;
-            let mut sink = sink.borrow_mut();
+            let mut written = self.dump(&list, position, &shared)?;
             if !self.held {
-                self.note_place(sink.largest());
+                self.note_place(written.sink.borrow().largest());
             }
             if count > 1 {
-                if let Some(bytes) = sink.small(py) {
-                    pickles.push(bytes.into_any());
-                } else if self.held {
-                    pickles.push(sink.apart(py)?.into_any());
-                }
-                if pickles.len() as u64 > position - self.position() {
+                written = match written.into_small()? {
+                    Ok(bytes) => {
+                        pickles.push(bytes.into_any());
+                        originals.append(list.get_item(0)?)?;
+                        continue;
+                    }
+                    Err(written) => written,
+                };
+                if self.held {
+                    pickles.push(written.sink.borrow().apart(py)?.into_any());
                     originals.append(list.get_item(0)?)?;
                     continue;
                 }
             }
+            let mut sink = written.sink.borrow_mut();
             let alone = if self.held {
                 sink.pack(py, self.arena(), self.way_of_held())
             } else {

@@ -5,6 +5,7 @@ use crate::anchors::set_parts;
 use crate::unpickle::{decode, loads};
 use forklift_core::payload::Parcel;
 use pyo3::exceptions::PyRuntimeError;
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyList, PyRange, PyTuple};
 
@@ -49,7 +50,12 @@ impl<'py> Items<'py> {
                 Ok(item)
             }
             Self::OneByOne(pickles) => {
-                let alone = loads(pickles.py(), &pickles.get_item(index)?)?;
+                let pickle = pickles.get_item(index)?;
+                let alone = loads(pickles.py(), &pickle)?;
+                // The item alone keeps its memory from now on.
+                if let Ok(parts) = pickle.cast::<PyTuple>() {
+                    parts.get_item(1)?.call_method0(intern!(pickles.py(), "clear"))?;
+                }
                 alone.get_item(0)
             }
             Self::Numbers(numbers) => numbers.get_item(index),
