@@ -87,7 +87,9 @@ def start(initializer: tuple[Any, ...] | None, **options: Any) -> _native.Pool:
 
     Raises:
         EncodeError: for an initializer, or arguments, that cannot be pickled.
+        ValueError: for a variable of the environment that means nothing.
     """
+    _native.check_environment()
     try:
         return _native.Pool(initializer=initializer, **options)
     except (OSError, MemoryError):

@@ -388,6 +388,9 @@ def memory_total() -> int:
 def memory_available() -> int:
     """Bytes of memory that this process can still count on."""
 
+def check_environment() -> None:
+    """Raises `ValueError` for a variable of the environment that means nothing to a pool."""
+
 def check_spill_dir(directory: str) -> None:
     """Raises `OSError` unless files can be made in this directory."""
 

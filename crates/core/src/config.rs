@@ -1,7 +1,33 @@
 //! What a pool is told when it is made. Checked by whoever makes it; the machines trust it.
 
+use crate::error::{Error, Result};
 use std::path::PathBuf;
 use std::time::Duration;
+
+/// Idle pools and workers give warm memory back to the system after so many seconds, if this variable says so: for tests
+/// that cannot wait that long. Read when a pool is made; its workers are told.
+const TRIM_VARIABLE: &str = "FORKLIFT_TRIM_SECONDS";
+
+/// Else after this time.
+pub(crate) const TRIM_AFTER: Duration = Duration::from_secs(10);
+
+/// Less would have an idle worker wake up all the time, more cannot be meant.
+const TRIM_SECONDS: std::ops::RangeInclusive<f64> = 0.01..=1e6;
+
+/// After how long a rest an idle pool and its workers give warm memory back to the system.
+///
+/// # Errors
+/// [`Error::Variable`] when the variable says what is no such time.
+pub fn trim_after() -> Result<Duration> {
+    let Some(value) = std::env::var_os(TRIM_VARIABLE) else { return Ok(TRIM_AFTER) };
+    let seconds = value.to_str().and_then(|text| text.parse::<f64>().ok());
+    match seconds.filter(|seconds| TRIM_SECONDS.contains(seconds)) {
+        Some(seconds) => Ok(Duration::from_secs_f64(seconds)),
+        None => {
+            Err(Error::Variable { name: TRIM_VARIABLE, value, wanted: "a number of seconds, 0.01 at least" })
+        }
+    }
+}
 
 /// The settings of the scheduler.
 #[derive(Debug, Clone)]

@@ -48,9 +48,6 @@ use std::time::Duration;
 /// is never used costs no memory.
 const SCOREBOARD_LINES: u32 = 16 << 10;
 
-/// A pool without jobs gives warm memory back to the system after this time.
-const TRIM_AFTER: Duration = Duration::from_secs(10);
-
 /// What an idle pool keeps warm for the next job.
 const TRIM_KEEP_BYTES: u64 = 16 << 20;
 
@@ -128,6 +125,8 @@ pub(crate) struct Charter {
     pub(crate) scheduler: SchedulerConfig,
     pub(crate) supervisor: SupervisorConfig,
     pub(crate) worker_memory_limit: Option<u64>,
+    /// A pool without jobs gives warm memory back to the system after this time.
+    pub(crate) trim_after: Duration,
     pub(crate) machine: Machine,
     pub(crate) spill: SpillConfig,
     pub(crate) origin: Origin,
@@ -169,6 +168,7 @@ pub(crate) struct Driver {
     /// When to look next at workers whose items have a time limit.
     watched: BTreeSet<(Time, WorkerId)>,
     worker_memory_limit: Option<u64>,
+    trim_after: Duration,
     /// When to look next at the memory of workers, if any is busy and there is a limit.
     memory_look: Option<Time>,
     outlook: Outlook,
@@ -204,6 +204,7 @@ impl Driver {
             scheduler,
             supervisor,
             worker_memory_limit,
+            trim_after,
             machine,
             spill,
             origin,
@@ -247,6 +248,7 @@ impl Driver {
             shares: Vec::new(),
             watched: BTreeSet::new(),
             worker_memory_limit,
+            trim_after,
             memory_look: None,
             dying: Vec::new(),
             events: VecDeque::new(),
@@ -327,7 +329,7 @@ impl Driver {
     fn deadline(&self) -> Option<Time> {
         let machines = self.scheduler.deadline().into_iter().chain(self.supervisor.deadline());
         let deaths = self.dying.iter().map(|(by, _)| *by).min();
-        let trim = self.idle_since.map(|since| since.after(TRIM_AFTER));
+        let trim = self.idle_since.map(|since| since.after(self.trim_after));
         let overdue = self.watched.first().map(|(at, _)| *at);
         machines
             .chain(deaths)
@@ -356,7 +358,7 @@ impl Driver {
         }
         match self.idle_since {
             _ if !self.jobs.is_empty() => self.idle_since = None,
-            Some(since) if due(Some(since.after(TRIM_AFTER))) => {
+            Some(since) if due(Some(since.after(self.trim_after))) => {
                 self.arenas.inbound.trim(TRIM_KEEP_BYTES);
                 self.arenas.broadcast.trim(0);
                 self.idle_since = None;

@@ -30,6 +30,16 @@ pub enum Error {
     /// A long copy was broken off, since somebody said that it should not go on: see [`crate::copying`].
     #[error("stopped while a large value was copied: {0}")]
     Stopped(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// A variable of the environment has a value that means nothing.
+    #[error("the environment variable {name} should be {wanted}, and is {value:?}")]
+    Variable {
+        /// Its name.
+        name: &'static str,
+        /// What it is.
+        value: std::ffi::OsString,
+        /// What it may be.
+        wanted: &'static str,
+    },
     /// The other end is closed.
     #[error("the other end of the channel is closed")]
     Gone,

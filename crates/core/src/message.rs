@@ -15,7 +15,7 @@ use std::time::Duration;
 
 /// Raised whenever a message changes its form; both ends come from one build, so it only guards against a worker
 /// that imported another installation.
-pub const VERSION: u16 = 3;
+pub const VERSION: u16 = 4;
 
 /// From the parent to one worker.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +32,8 @@ pub enum ToWorker {
         memory_limit: u64,
         /// Where one in the parent's own process finds [what lies near](crate::near).
         shelf: u64,
+        /// After how long a rest it gives warm memory back to the system.
+        trim_after: Duration,
         /// The pickled `(initializer, initargs)`.
         initializer: Option<Outline>,
     },
@@ -182,9 +184,9 @@ impl ToWorker {
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Writer::default();
         match self {
-            Self::Start { worker, slots, line, memory_limit, shelf, initializer } => {
+            Self::Start { worker, slots, line, memory_limit, shelf, trim_after, initializer } => {
                 out.u8(b'S').u32(worker.slot).u32(worker.generation).u32(*slots).u32(*line);
-                out.u64(*memory_limit).u64(*shelf).option(initializer.as_ref());
+                out.u64(*memory_limit).u64(*shelf).duration(*trim_after).option(initializer.as_ref());
             }
             Self::Segment { id, bytes, sharing, sealed } => {
                 out.u8(b'M').u32(id.0).u64(*bytes);
@@ -236,6 +238,7 @@ impl ToWorker {
                 line: from.u32()?,
                 memory_limit: from.u64()?,
                 shelf: from.u64()?,
+                trim_after: from.duration()?,
                 initializer: from.option()?,
             },
             b'M' => {

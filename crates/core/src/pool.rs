@@ -1,6 +1,6 @@
 //! The façade: what a binding holds of a pool. Any thread may call anything; the work is the driver's.
 
-use crate::config::{SchedulerConfig, SpillConfig, SupervisorConfig};
+use crate::config::{SchedulerConfig, SpillConfig, SupervisorConfig, trim_after};
 use crate::crew::Arenas;
 use crate::driver::{Charter, Driver};
 use crate::error::{Error, Result};
@@ -55,7 +55,8 @@ impl Pool {
     /// `(initializer, initargs)` into the given arena, if there are any.
     ///
     /// # Errors
-    /// When descriptors, threads or processes cannot be had.
+    /// When descriptors, threads or processes cannot be had; [`Error::Variable`] for a setting in the environment that
+    /// means nothing.
     pub fn start(plan: Plan, initializer: impl FnOnce(&Arena) -> Result<Option<Payload>>) -> Result<Self> {
         let broadcast = ArenaLimits { first_segment: BROADCAST_SEGMENTS, ..ArenaLimits::default() };
         let arenas = Arenas { inbound: Arena::new(ArenaLimits::default()), broadcast: Arena::new(broadcast) };
@@ -68,6 +69,7 @@ impl Pool {
             scheduler: plan.scheduler,
             supervisor: plan.supervisor,
             worker_memory_limit: plan.worker_memory_limit,
+            trim_after: trim_after()?,
             machine: plan.machine,
             spill: plan.spill,
             origin: plan.origin,

@@ -5,6 +5,7 @@
 
 use crate::channel::{PACKET_BYTES_MAX, Packet, WorkerEnd};
 use crate::commons::{Holdings, Shared};
+use crate::config::TRIM_AFTER;
 use crate::error::{Error, Result, system};
 use crate::event::Spent;
 use crate::footprint::Footprint;
@@ -18,14 +19,11 @@ use rustix::event::EventfdFlags;
 use rustix::fd::{AsFd, OwnedFd};
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// While the parent's blocks are in use here, an idle worker looks this often whether some were given up meanwhile
 /// (by a thread of the user's, or the garbage collector).
 const RETURN_INTERVAL: Duration = Duration::from_millis(100);
-
-/// An idle worker gives warm memory back to the system after this time.
-const TRIM_AFTER: Duration = Duration::from_secs(10);
 
 /// What an idle worker keeps warm for its next results.
 const TRIM_KEEP_BYTES: u64 = 16 << 20;
@@ -141,7 +139,9 @@ pub struct Station {
     /// Of one in the parent's own process.
     shelf: Option<Arc<Shelf>>,
     mark: Option<Mark>,
-    idle_since: Option<Instant>,
+    idle_since: Time,
+    /// Idle for so long, it gives warm memory back to the system.
+    trim_after: Duration,
     /// Since when it waits for work, and how long sending the last answer took.
     free_since: Time,
     sending: Duration,
@@ -171,7 +171,8 @@ impl Station {
             loans: Loans::default(),
             shelf: None,
             mark: None,
-            idle_since: None,
+            idle_since: clock(),
+            trim_after: TRIM_AFTER,
             allowance: None,
             free_since: Time(0),
             sending: Duration::ZERO,
@@ -182,6 +183,12 @@ impl Station {
     #[must_use]
     pub fn worker(&self) -> Option<WorkerId> {
         self.worker
+    }
+
+    /// After how long a rest it should give warm memory back to the system.
+    #[must_use]
+    pub fn trim_after(&self) -> Duration {
+        self.trim_after
     }
 
     /// Where results are packed.
@@ -215,13 +222,11 @@ impl Station {
     /// [`Error::Gone`] when the parent is, [`Error::Malformed`] when it makes no sense.
     pub fn receive(&mut self) -> Result<Order> {
         loop {
-            let holding = self.holdings.returns.expected();
-            let patience = if holding { RETURN_INTERVAL } else { TRIM_AFTER };
+            let patience = self.patience();
             let Some(packet) = self.channel.receive(Some(patience))? else {
                 self.rest()?;
                 return Ok(Order::Pause);
             };
-            self.idle_since = None;
             if let Some(order) = self.accept(packet)? {
                 return Ok(order);
             }
@@ -234,8 +239,7 @@ impl Station {
     /// # Errors
     /// As [`Station::receive`].
     pub fn receive_or(&mut self, bell: &Bell) -> Result<Order> {
-        let holding = self.holdings.returns.expected();
-        let patience = if holding { RETURN_INTERVAL } else { TRIM_AFTER };
+        let patience = self.patience();
         let packet = self.channel.receive_or(bell.0.as_fd(), Some(patience))?;
         bell.quiet();
         match packet {
@@ -266,24 +270,30 @@ impl Station {
         self.send(&ToParent::Lost { reason: reason.into() })
     }
 
+    /// How long an idle worker waits before it looks after its memory.
+    fn patience(&self) -> Duration {
+        let holding = self.holdings.returns.expected();
+        if holding { RETURN_INTERVAL.min(self.trim_after) } else { self.trim_after }
+    }
+
     /// What an idle worker does with its time.
     fn rest(&mut self) -> Result<()> {
         self.send_returns()?;
-        let since = *self.idle_since.get_or_insert_with(Instant::now);
-        if since.elapsed() >= TRIM_AFTER {
+        if clock().since(self.idle_since) >= self.trim_after {
             self.arena.trim(TRIM_KEEP_BYTES);
         }
         Ok(())
     }
 
     fn accept(&mut self, packet: Packet) -> Result<Option<Order>> {
+        self.idle_since = clock();
         let message = ToWorker::decode(&packet.bytes)?;
         self.obey(message, packet.descriptors)
     }
 
     fn obey(&mut self, message: ToWorker, descriptors: Vec<OwnedFd>) -> Result<Option<Order>> {
         match message {
-            ToWorker::Start { worker, slots, line, memory_limit, shelf, initializer } => {
+            ToWorker::Start { worker, slots, line, memory_limit, shelf, trim_after, initializer } => {
                 let file = descriptors.into_iter().next().ok_or(Error::Malformed("no scoreboard"))?;
                 let board = Scoreboard::open(file, slots)?;
                 if line >= slots {
@@ -291,6 +301,7 @@ impl Station {
                 }
                 self.mark = Some(board.writer(line));
                 self.worker = Some(worker);
+                self.trim_after = trim_after;
                 self.shelf = Shelf::find(shelf);
                 if memory_limit > 0 {
                     let footprint = Footprint::of(None);
@@ -406,6 +417,7 @@ impl Station {
             released,
         })?;
         self.free_since = clock();
+        self.idle_since = self.free_since;
         self.sending = self.free_since.since(begun);
         Ok(())
     }

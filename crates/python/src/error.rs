@@ -3,7 +3,7 @@
 use forklift_core::Error;
 use forklift_core::handle::{Cause, Death, Excess, Fault};
 use forklift_core::machine::MemoryShort;
-use pyo3::exceptions::{PyMemoryError, PyOSError, PyRuntimeError};
+use pyo3::exceptions::{PyMemoryError, PyOSError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
@@ -18,6 +18,7 @@ pub(crate) fn raise(error: Error) -> PyErr {
             Ok(raised) => *raised,
             Err(reason) => PyRuntimeError::new_err(reason.to_string()),
         },
+        Error::Variable { .. } => PyValueError::new_err(error.to_string()),
         Error::Malformed(_) | Error::Gone => PyRuntimeError::new_err(error.to_string()),
     }
 }

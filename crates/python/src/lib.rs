@@ -73,6 +73,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(pool::cores, module)?)?;
     module.add_function(wrap_pyfunction!(pool::memory_total, module)?)?;
     module.add_function(wrap_pyfunction!(pool::memory_available, module)?)?;
+    module.add_function(wrap_pyfunction!(pool::check_environment, module)?)?;
     module.add_function(wrap_pyfunction!(pool::check_spill_dir, module)?)?;
     module.add_function(wrap_pyfunction!(pool::private_descriptors, module)?)?;
     module.add_function(wrap_pyfunction!(onlooker::look_at_pool, module)?)?;

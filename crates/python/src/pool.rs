@@ -54,6 +54,12 @@ pub(crate) fn private_descriptors() -> Vec<RawFd> {
     forklift_core::process::private_descriptors()
 }
 
+/// Raises `ValueError` for a variable of the environment that means nothing to a pool.
+#[pyfunction]
+pub(crate) fn check_environment() -> PyResult<()> {
+    forklift_core::config::trim_after().map(drop).map_err(raise)
+}
+
 /// Raises `OSError` unless files can be made in this directory.
 #[pyfunction]
 pub(crate) fn check_spill_dir(py: Python<'_>, directory: PathBuf) -> PyResult<()> {

@@ -13,7 +13,6 @@
 
 use std::ffi::c_void;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 /// Memory that is free at the top of the C library's heap stays up to this size. The library itself comes to allow as
 /// much, once a block of half the size was freed.
@@ -29,9 +28,6 @@ const SHELF_BYTES_MAX: usize = 32 << 20;
 
 /// Smaller requests to the allocator of arenas are something else (stacks of frames).
 const ARENA_BYTES_MIN: usize = 256 << 10;
-
-/// A worker without work gives free memory back after this time.
-pub(crate) const TRIM_AFTER: Duration = Duration::from_secs(10);
 
 /// `PyObjectArenaAllocator` of CPython's `objimpl.h`, the same since 3.4. It is not in the stable ABI that this crate is
 /// built for, so its two functions are looked up by name, and without them nothing is changed.

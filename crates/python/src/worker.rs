@@ -203,7 +203,8 @@ impl Server {
                 Order::Stop => return Ok(0),
                 Order::Pause => {
                     py.check_signals()?;
-                    if self.worked.take_if(|worked| worked.elapsed() >= private_heap::TRIM_AFTER).is_some() {
+                    let trim_after = self.station.trim_after();
+                    if self.worked.take_if(|worked| worked.elapsed() >= trim_after).is_some() {
                         private_heap::trim();
                     }
                 }

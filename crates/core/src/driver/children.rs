@@ -68,6 +68,7 @@ impl Driver {
             line,
             memory_limit: self.worker_memory_limit.unwrap_or(0),
             shelf: worker.shelf.number(),
+            trim_after: self.trim_after,
             initializer: self.initializer.as_ref().map(|payload| payload.outline()),
         };
         let board = self.scoreboard.fd().try_clone_to_owned().map_err(|error| Error::System {

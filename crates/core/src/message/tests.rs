@@ -21,13 +21,14 @@ fn outline() -> impl Strategy<Value = Outline> {
 
 fn to_worker() -> impl Strategy<Value = ToWorker> {
     prop_oneof![
-        (any::<[u32; 4]>(), any::<[u64; 2]>(), prop::option::of(outline())).prop_map(
-            |([slot, generation, slots, line], [memory_limit, shelf], initializer)| ToWorker::Start {
+        (any::<[u32; 4]>(), any::<[u64; 3]>(), prop::option::of(outline())).prop_map(
+            |([slot, generation, slots, line], [memory_limit, shelf, rest], initializer)| ToWorker::Start {
                 worker: WorkerId { slot, generation },
                 slots,
                 line,
                 memory_limit,
                 shelf,
+                trim_after: Duration::from_nanos(rest),
                 initializer
             }
         ),

@@ -74,7 +74,8 @@ fn to_worker() -> BoxedStrategy<ToWorker> {
         1 => (any::<[u32; 2]>(), small(), small(), number(), prop::option::of(outline())).prop_map(
             |(id, slots, line, memory_limit, initializer)| {
                 let worker = WorkerId { slot: id[0], generation: id[1] };
-                ToWorker::Start { worker, slots, line, memory_limit, shelf: memory_limit, initializer }
+                let (shelf, trim_after) = (memory_limit, Duration::from_secs(10));
+                ToWorker::Start { worker, slots, line, memory_limit, shelf, trim_after, initializer }
             }
         ),
         4 => (segment(), number(), any::<[bool; 2]>()).prop_map(|(id, bytes, [private, sealed])| {
