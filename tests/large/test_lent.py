@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import os
 import tempfile
@@ -31,9 +32,23 @@ def moved(pool, call):
     return result, int(copied), int(lent)
 
 
-def shared(count: int = 8) -> list[np.ndarray]:
+def write_memory(pid: int, address: int, data: bytes) -> None:
+    """Write into the memory of another process."""
+
+    class Run(ctypes.Structure):
+        _fields_ = (("start", ctypes.c_void_p), ("length", ctypes.c_size_t))
+
+    source = ctypes.create_string_buffer(data, len(data))
+    here, there = Run(ctypes.addressof(source), len(data)), Run(address, len(data))
+    libc = ctypes.CDLL(None, use_errno=True)
+    written = libc.process_vm_writev(pid, ctypes.byref(here), 1, ctypes.byref(there), 1, 0)
+    if written != len(data):
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+
+def shared(count: int = 8, length: int = N) -> list[np.ndarray]:
     with forklift.shared_arrays():
-        return [np.full(N, float(i)) for i in range(count)]
+        return [np.full(length, float(i)) for i in range(count)]
 
 
 def test_shared_arrays_are_lent(pool):
@@ -67,7 +82,7 @@ def test_a_worker_writes_to_its_own_copy(pool):
 
 
 def by_numpy(array):
-    array[N // 2] = 7
+    array[len(array) // 2] = 7
 
 
 def by_a_thread(array):
@@ -93,6 +108,54 @@ def test_what_was_written_once_the_pages_are_known_is_not_seen_later(write):
         for _ in range(3):
             assert pool.map(write, arrays) == [None] * 3
             assert pool.map(transport.total, arrays) == totals
+
+
+# From a megabyte on pages are looked at, smaller ones are dropped without a look.
+@pytest.mark.parametrize("length", [N, 3 * N])
+def test_what_another_process_writes_is_not_seen_later(tmp_path, length):
+    """No page fault of the worker's tells of it."""
+    there, back = tmp_path / "there", tmp_path / "back"
+    os.mkfifo(there)
+    os.mkfifo(back)
+
+    def answer(calls: int, write: bool) -> None:
+        for _ in range(calls):
+            pid, address = map(int, there.read_text().split())
+            if write:
+                write_memory(pid, address, b"\7" * 4096)
+            back.write_text("go on")
+
+    try:
+        write_memory(os.getpid(), ctypes.addressof(ctypes.create_string_buffer(1)), b"\7")
+    except OSError as error:
+        pytest.skip(f"a process's memory cannot be written to from outside here: {error}")
+    arrays = shared(3, length)
+    totals = [float(i) * length for i in range(3)]
+    with forklift.Pool(1) as pool:
+        for write in [False] * 3 + [True] * 5:
+            thread = threading.Thread(target=answer, args=(len(arrays), write))
+            thread.start()
+            found = pool.starmap(transport.await_a_writer, [(a, there, back) for a in arrays], 1)
+            thread.join()
+            assert found == ([7] if write else [0]) * 3
+            assert pool.map(transport.total, arrays) == totals
+
+
+@pytest.mark.parametrize("length", [N, 3 * N])
+def test_memory_that_is_locked_shows_nothing_of_earlier_calls(length):
+    """Its pages become the worker's own, all and at once, and cannot be dropped."""
+    arrays = shared(3, length)
+    with forklift.Pool(1) as pool:
+        pool.map(transport.total, arrays)
+        if not pool.apply(transport.lock_memory, (True,)):
+            pytest.skip("no memory may be locked here")
+        for value in range(5):
+            for array in arrays:
+                array[:] = value
+            assert pool.map(transport.total, arrays) == [float(value) * length] * 3
+            pool.map(by_numpy, arrays)
+            assert pool.map(transport.total, arrays) == [float(value) * length] * 3
+            assert pool.apply(transport.lock_memory, (value % 2 == 1,))
 
 
 def test_results_are_lent_on(pool):

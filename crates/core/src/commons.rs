@@ -4,11 +4,17 @@
 //! tasks or workers may see. Those are mapped privately: what a task writes to them is its own copy of a page, which is
 //! dropped before another task looks; tasks whose views of the same bytes live at the same time have mappings of their
 //! own.
+//!
+//! Whether a page is a copy is asked of the kernel's page map when a view ends, always: it may have become one by the hand
+//! of another process, of the kernel or of a device, which the page faults of this process do not tell. While nobody has a
+//! view of a page, only locking memory makes a copy of it: `mlock` and `mlockall` have the kernel write to all pages of a
+//! mapping, from its start on, also to those of mappings to come. So the first page of a view is looked at once more when
+//! the view begins. Locked pages cannot be dropped; of their segment there are only copies from then on.
 
 use crate::error::Result;
 use crate::near;
 use crate::payload::{Atlas, Bytes, Outline, Parcel, Part, open_near, sharing_of};
-use forklift_shm::{Release, Segment, SegmentId, Sharing, Span, View, page_faults};
+use forklift_shm::{Release, Segment, SegmentId, Sharing, Span, View};
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -91,6 +97,10 @@ const WRITTEN_MIN: u32 = 2;
 /// One in so many of those is not, to see whether it is still written to.
 const LOOKED_AT_EACH: u32 = 16;
 
+/// Whether pages of a view are copies is asked from this size on: if none is, they stay mapped, and the next reader need
+/// not find them one by one. Pages of smaller views are dropped without asking.
+const EXAMINED_BYTES_MIN: u64 = 1 << 20;
+
 /// What is done with the views of a segment.
 #[derive(Default)]
 struct Habit {
@@ -129,24 +139,27 @@ struct Mappings {
 
 struct Mapping {
     segment: Arc<Segment>,
-    /// The pages of each view, by the first. No two overlap.
-    views: BTreeMap<u64, Pages>,
-}
-
-struct Pages {
-    /// The one behind the last.
-    end: u64,
-    /// Page faults of this process when the view began: if there are no more when it ends, nothing was written there.
-    faults: Option<u64>,
+    /// The pages of each view, from the first to the one behind the last. No two overlap.
+    views: BTreeMap<u64, u64>,
+    /// Some of its pages cannot be dropped, since they are locked in memory: there are no new views.
+    stuck: bool,
 }
 
 impl Mapping {
     fn new(segment: Arc<Segment>) -> Self {
-        Self { segment, views: BTreeMap::new() }
+        Self { segment, views: BTreeMap::new(), stuck: false }
     }
 
     fn is_free(&self, pages: &Range<u64>) -> bool {
-        self.views.range(..pages.end).next_back().is_none_or(|(_, view)| view.end <= pages.start)
+        self.views.range(..pages.end).next_back().is_none_or(|(_, end)| *end <= pages.start)
+    }
+
+    /// Sees to it that pages which nobody has a view of show their owner's bytes; whether they do.
+    fn prepare(&mut self, span: Span) -> bool {
+        if span.bytes < EXAMINED_BYTES_MIN || !matches!(self.segment.has_own(span.offset, 1), Ok(false)) {
+            self.stuck = self.segment.discard(span.offset, span.bytes).is_err();
+        }
+        !self.stuck
     }
 }
 
@@ -163,6 +176,9 @@ impl Mappings {
             return None;
         }
         let mappings = self.segments.get_mut(&span.segment)?;
+        if mappings.iter().any(|mapping| mapping.stuck) {
+            return None;
+        }
         let free = mappings.iter().position(|mapping| mapping.is_free(pages));
         let index = free.unwrap_or(mappings.len());
         if free.is_none() {
@@ -175,7 +191,10 @@ impl Mappings {
             self.extra += 1;
         }
         let mapping = &mut mappings[index];
-        mapping.views.insert(pages.start, Pages { end: pages.end, faults: page_faults() });
+        if !mapping.prepare(span) {
+            return None;
+        }
+        mapping.views.insert(pages.start, pages.end);
         Some(Arc::clone(&mapping.segment))
     }
 
@@ -186,26 +205,25 @@ impl Mappings {
         let Some(index) = mappings.iter().position(|mapping| Arc::ptr_eq(&mapping.segment, segment)) else {
             return Ok(());
         };
-        let before = mappings[index].views.get(&pages.start).and_then(|view| view.faults);
-        let untouched = before.is_some() && before == page_faults();
+        mappings[index].views.remove(&pages.start);
+        let changed = span.bytes < EXAMINED_BYTES_MIN || segment.has_own(span.offset, span.bytes)?;
         if FORESEEN_BYTES.contains(&span.bytes)
             && let Some(habits) = &mut self.habits
         {
-            let written = !untouched && segment.is_mostly_own(span.offset, span.bytes)?;
+            let written = changed && segment.is_mostly_own(span.offset, span.bytes)?;
             habits.entry(span.segment).or_default().learn(written);
         }
-        let others = mappings[index].views.len() > 1;
+        let unused = mappings[index].views.is_empty();
         let spare = mappings.iter().skip(1).filter(|mapping| mapping.views.is_empty()).count();
-        if index > 0 && !others && spare >= SPARE_MAPPINGS_MAX {
+        if index > 0 && unused && spare > SPARE_MAPPINGS_MAX {
             // Unmapped with the view, and what was written there with it.
             mappings.swap_remove(index);
             self.extra -= 1;
             return Ok(());
         }
-        if !untouched {
-            segment.discard(span.offset, span.bytes)?;
+        if changed && segment.discard(span.offset, span.bytes).is_err() {
+            mappings[index].stuck = true;
         }
-        mappings[index].views.remove(&pages.start);
         Ok(())
     }
 }
@@ -232,9 +250,9 @@ impl Commons {
         let mut mappings = self.mappings();
         mappings.closed = true;
         let mut outcome = Ok(());
-        for Mapping { segment, views } in mappings.segments.values().flatten() {
+        for Mapping { segment, views, .. } in mappings.segments.values().flatten() {
             let page = segment.bytes() / segment.pages(0, segment.bytes())?.end;
-            for (&first, &Pages { end, .. }) in views {
+            for (&first, &end) in views {
                 outcome = outcome.and(segment.detach(first * page, (end - first) * page).map_err(Into::into));
             }
         }
@@ -304,7 +322,7 @@ struct Reader {
 
 impl Release for Reader {
     fn release(&self, span: Span) {
-        // Pages that cannot be dropped would show what was written to them: they stay taken, and no view is put there.
+        // It can only fail for pages that are not the segment's, of which there is no view.
         let _ = self.commons.mappings().leave(span, &self.mapping);
     }
 }
@@ -458,6 +476,23 @@ mod tests {
         drop((first, second, third, beside));
         assert_eq!(holdings.returns.take().len(), 4);
         assert!(!holdings.returns.expected());
+    }
+
+    /// As `mlockall` and writers from elsewhere do it.
+    #[test]
+    fn a_copy_that_was_made_before_a_view_began_does_not_show() {
+        let ours = Segment::create(1 << 20).unwrap();
+        let mut holdings = Holdings::new();
+        let file = ours.fd().try_clone_to_owned().unwrap();
+        holdings.add(ID, Segment::open(file, ours.bytes(), Sharing::Private).unwrap());
+        for (word, bytes) in [(b"once", COPIED_BYTES_MAX), (b"more", LARGE), (b"else", 1 << 20)] {
+            let mapping = Arc::clone(&holdings.commons.mappings().segments[&ID][0].segment);
+            mapping.detach(0, 1 << 20).unwrap(); // To the kernel that is what writing is.
+            assert_eq!(rustix::io::pwrite(ours.fd(), word, 0), Ok(4));
+            let shown = view(&holdings, 0, bytes);
+            assert_eq!(&shown.as_slice()[..4], word);
+            assert_eq!(place(&shown), mapping.serial());
+        }
     }
 
     #[test]

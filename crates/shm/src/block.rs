@@ -384,6 +384,8 @@ mod tests {
         let check = |pages: std::ops::Range<u64>, expected: bool| {
             let start = theirs.address(0).addr() as u64;
             let addresses = start + pages.start * page..start + pages.end * page;
+            let bytes = (pages.end - pages.start) * page;
+            assert_eq!(theirs.has_own(pages.start * page, bytes).unwrap(), expected, "{pages:?}");
             let map = pagemap::open().unwrap();
             assert_eq!(pagemap::read(&map, &addresses), expected, "{pages:?}");
             let asked = scan(&map, &addresses);

@@ -63,12 +63,11 @@
 //! # Map, in reading order
 //! Each module imports only what stands left of it:
 //!
-//! error · faults · pages · pagemap · file · segment · block · arena · figures · scoreboard · onlooker
+//! error · pages · pagemap · file · segment · block · arena · figures · scoreboard · onlooker
 //!
 //! | module | what it is | unsafe |
 //! |---|---|---|
 //! | `error` | what can fail, in words | |
-//! | `faults` | how often this process has entered the kernel for a page | yes |
 //! | `pages` | the size of a page, and a set of pages | |
 //! | `pagemap` | which pages this process has changed, as the kernel tells | |
 //! | `file` | memory files before they are mapped | |
@@ -83,7 +82,6 @@
 mod arena;
 mod block;
 mod error;
-mod faults;
 mod figures;
 mod file;
 mod onlooker;
@@ -95,7 +93,6 @@ mod segment;
 pub use arena::{Arena, ArenaLimits, Usage};
 pub use block::{Block, Draft, Release, View};
 pub use error::{Error, Result};
-pub use faults::page_faults;
 pub use figures::Figures;
 pub use onlooker::{Seen, SeenSlot, look};
 pub use scoreboard::{Ledger, Mark, Phase, Reading, SCOREBOARD_NAME, Scoreboard};

@@ -49,10 +49,6 @@ const _: () = assert!(usize::BITS == 64, "forklift-shm needs a 64-bit machine");
 /// The largest segment. Far above any machine's memory, and small enough that no sum of two sizes overflows.
 pub const SEGMENT_BYTES_MAX: u64 = 1 << 42;
 
-/// A range of a private mapping of at least this size is looked at before it is discarded: if nothing was written there,
-/// its pages stay mapped, and the next reader need not find them one by one.
-const EXAMINED_BYTES_MIN: u64 = 1 << 20;
-
 /// Names a segment among those of one owner. Never used for a second segment of the same owner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SegmentId(pub u32);
@@ -351,7 +347,8 @@ impl Segment {
     /// The caller knows that nothing in this process still reads the range.
     ///
     /// # Errors
-    /// [`Error::OutOfRange`], [`Error::System`].
+    /// [`Error::OutOfRange`]; [`Error::System`], for pages that are locked in memory (mlock) as well: then some of them show
+    /// what they did.
     pub fn discard(&self, offset: u64, bytes: u64) -> Result<()> {
         self.check(offset, bytes)?;
         if self.sharing == Sharing::Shared || bytes == 0 {
@@ -360,9 +357,6 @@ impl Segment {
         let page = page_bytes();
         let start = offset / page * page;
         let length = (offset + bytes).next_multiple_of(page) - start;
-        if length >= EXAMINED_BYTES_MIN && !self.written_to(start, length) {
-            return Ok(());
-        }
         // SAFETY:
         // - The pages are of our own mapping: `check` bounds the range, and the mapping is whole pages long.
         // - No Rust reference sees its bytes change unless the caller breaks the rule above, since drafts (the only
@@ -373,12 +367,17 @@ impl Segment {
         done.map_err(|errno| Error::system("discard private pages", length, errno))
     }
 
-    /// Whether some page of a private mapping is a copy of this process's own. True when the kernel does not tell.
-    fn written_to(&self, start: u64, length: u64) -> bool {
-        let first = self.address(start).addr() as u64;
-        let addresses = first..first + length;
-        pagemap::open()
-            .is_none_or(|map| scan(&map, &addresses).unwrap_or_else(|| pagemap::read(&map, &addresses)))
+    /// Whether some page that the range of a private mapping touches is a copy of this process's own, whoever made it one.
+    /// True when the kernel does not tell.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`].
+    pub fn has_own(&self, offset: u64, bytes: u64) -> Result<bool> {
+        let (pages, page) = (self.pages(offset, bytes)?, page_bytes());
+        let first = self.address(0).addr() as u64;
+        let addresses = first + pages.start * page..first + pages.end * page;
+        Ok(pagemap::open()
+            .is_none_or(|map| scan(&map, &addresses).unwrap_or_else(|| pagemap::read(&map, &addresses))))
     }
 
     /// Whether most pages of a range of a private mapping are copies of this process's own, by looks at four of them. False
