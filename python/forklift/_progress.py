@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from forklift._plain import plain
 from forklift._units import size
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ def meter(progress: Progress, total: int | None, telemetry: _native.Telemetry) -
         return Meter(progress, total)
     if progress is False or not (_in_notebook() or _on_terminal()):
         return None
-    return _Bar(progress if isinstance(progress, str) else None, total, telemetry)
+    return _Bar(plain(progress) if isinstance(progress, str) else None, total, telemetry)
 
 
 def opened(progress: Progress, total: int | None, job: _native.Job) -> Meter | None:

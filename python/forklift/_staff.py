@@ -46,7 +46,7 @@ def resident(pid: int) -> tuple[int, int, int]:
     """Return the bytes of resident memory of a process: anonymous, of files, shared. Zeros if it has gone."""
     sizes = [0, 0, 0]
     try:
-        with open(f"/proc/{pid}/status") as status:
+        with open(f"/proc/{pid}/status", errors="replace") as status:
             for line in status:
                 name, *rest = line.split()
                 if name in _RSS:

@@ -11,6 +11,8 @@ import os
 import re
 import threading
 
+from forklift._plain import plain
+
 _OWN = "forklift-"
 
 # Libraries that start threads without names of their own, which could be taken for those of OpenBLAS.
@@ -39,7 +41,7 @@ def foreign() -> list[str]:
                 found.append(name)
             continue
         try:
-            with open(f"/proc/self/task/{task}/comm") as comm:
+            with open(f"/proc/self/task/{task}/comm", errors="replace") as comm:
                 title = comm.read().strip()
         except OSError:
             continue  # It has ended meanwhile.
@@ -47,7 +49,7 @@ def foreign() -> list[str]:
             nameless.append(title)
     if nameless and len(nameless) not in _openblas_threads():
         found += nameless
-    return found[:10]
+    return [plain(name) for name in found[:10]]  # Any thread can call itself anything.
 
 
 def _openblas_threads() -> set[int]:
@@ -55,7 +57,7 @@ def _openblas_threads() -> set[int]:
 
     A copy has one less than it computes with, or none at all, after a fork.
     """
-    with open("/proc/self/maps") as maps:
+    with open("/proc/self/maps", errors="replace") as maps:
         paths = {line.split(maxsplit=5)[5].strip() for line in maps if ".so" in line and "/" in line}
     if any(_NAMELESS.search(path) for path in paths):
         return set()

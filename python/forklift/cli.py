@@ -9,7 +9,8 @@ import shlex
 import shutil
 import sys
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +18,7 @@ import click
 
 import forklift
 from forklift import top as live
+from forklift._plain import plain
 from forklift.bench.page import render, summary
 from forklift.bench.run import Choice, complaints
 from forklift.bench.run import run as run_cases
@@ -30,7 +32,38 @@ MARKS = {"good": ("✓", "green"), "note": ("·", "yellow"), "bad": ("✗", "red
 WIDTH_MAX = 100
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": WIDTH_MAX})
+@contextmanager
+def _fit_for_a_terminal() -> Iterator[None]:
+    """Have errors of this block show what others named (files, options, modules, exceptions) without its escapes."""
+    try:
+        yield
+    except click.ClickException as error:
+        vars(error)["message"] = plain(
+            error.message, lines=True
+        )  # Of any kind, which shows it in its own way.
+        raise
+
+
+class _Commands(click.Group):
+    """The commands, with errors that are fit for a terminal."""
+
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        with _fit_for_a_terminal():
+            return super().make_context(*args, **kwargs)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with _fit_for_a_terminal():
+            return super().invoke(ctx)
+
+
+def _say(text: str, error: bool = False) -> None:
+    """Print what may hold anything."""
+    click.echo(plain(text, lines=True), err=error)
+
+
+@click.group(
+    cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": WIDTH_MAX}
+)
 @click.version_option(forklift.__version__, prog_name="forklift")
 def main() -> None:
     """A process pool for large objects: what it finds on this machine, and how it does here.
@@ -57,7 +90,7 @@ def doctor(as_json: bool) -> None:
     bad = any(finding.grade == "bad" for finding in findings)
     if as_json:
         report = {"version": 1, "well": not bad, "findings": [finding._asdict() for finding in findings]}
-        click.echo(json.dumps(report, indent=2, ensure_ascii=False))
+        _say(json.dumps(report, indent=2, ensure_ascii=False))
     else:
         width = min(shutil.get_terminal_size().columns, WIDTH_MAX)
         topics = max(len(finding.topic) for finding in findings)
@@ -68,6 +101,9 @@ def doctor(as_json: bool) -> None:
 
 def _lines(finding: Finding, topics: int, width: int) -> str:
     mark, colour = MARKS[finding.grade]
+    finding = finding._replace(
+        found=plain(finding.found), means=plain(finding.means), mend=plain(finding.mend)
+    )
     indent = " " * (topics + 4)
     room = max(width - len(indent), 30)
     found, *more = textwrap.wrap(finding.found, room) or [""]
@@ -188,14 +224,14 @@ def tune(
             inherit=inherit,
             maxtasksperchild=maxtasksperchild,
             threads=threads,
-            say=lambda words: click.echo(words, err=True),
+            say=lambda words: _say(words, error=True),
         )
     except (ValueError, TypeError) as error:
         raise click.UsageError(str(error)) from error
-    click.echo(str(tuning))
+    _say(str(tuning))
     if page is not None:
         tuning.save(page)
-        click.echo(f"\nThe page: {page}")
+        _say(f"\nThe page: {page}")
 
 
 _KNOWN = Choice()
@@ -239,13 +275,13 @@ def bench(
     )
     findings = run_cases(choice, shlex.join(["forklift", *sys.argv[1:]]))
     if findings.cases:
-        click.echo(summary(findings))
+        _say(summary(findings))
     if page is not None:
         Path(page).write_text(render(findings), encoding="utf-8")
-        click.echo(f"\nThe page: {page}")
+        _say(f"\nThe page: {page}")
     words, grave = complaints(findings)
     for line in words:
-        click.echo(line, err=True)
+        _say(line, error=True)
     sys.exit(int(grave))
 
 
@@ -264,10 +300,10 @@ def report(file: str, target: str | None) -> None:
     try:
         found = Report.load(file)
         if target is None:
-            click.echo(str(found))
+            _say(str(found))
         else:
             found.save(target)
-            click.echo(f"written: {Path(target)}")
+            _say(f"written: {Path(target)}")
     except (ValueError, OSError) as error:
         raise click.UsageError(str(error)) from error
 
@@ -303,7 +339,7 @@ def top(once: bool, as_json: bool, interval: float) -> None:
         return
     now, before = live.look_twice(interval)
     if as_json:
-        click.echo(json.dumps(live.as_object(now, before), indent=2, ensure_ascii=False))
+        _say(json.dumps(live.as_object(now, before), indent=2, ensure_ascii=False))
         return
     for line in live.view(now, before, shutil.get_terminal_size().columns):
-        click.echo(click.style(line.text, **live.CLICK_STYLES[line.tone]))
+        click.echo(click.style(plain(line.text), **live.CLICK_STYLES[line.tone]))

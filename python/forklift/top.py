@@ -25,6 +25,7 @@ from typing import Any, Literal, NamedTuple, NoReturn
 
 from forklift import _native
 from forklift import _units as units
+from forklift._plain import plain
 
 __all__ = ["Line", "Look", "Pool", "Worker", "as_object", "look", "look_twice", "view", "watch"]
 
@@ -164,7 +165,7 @@ def _drives(pid: int) -> bool:
         return False
     for thread in threads:
         try:
-            if Path(f"/proc/{pid}/task/{thread}/comm").read_text().strip() == DRIVER:
+            if Path(f"/proc/{pid}/task/{thread}/comm").read_text(errors="replace").strip() == DRIVER:
                 return True
         except (OSError, ValueError):
             pass  # the thread has ended
@@ -210,7 +211,7 @@ def _pools_of(pid: int) -> tuple[list[Pool], list[str]]:
         try:
             seen = _native.look_at_pool(path)
         except ValueError as error:
-            reasons.append(str(error))
+            reasons.append(plain(str(error)))
             continue
         except FileNotFoundError:
             continue  # closed meanwhile
@@ -324,11 +325,11 @@ def as_object(now: Look, before: Look | None) -> dict[str, Any]:
     """A look as plain values, for JSON: bytes, seconds, items a second. Rates are null without an earlier look."""
     found = asdict(now)
     del found["at"]
-    for pool, plain in zip(now.pools, found["pools"], strict=True):
+    for pool, told in zip(now.pools, found["pools"], strict=True):
         rates = _rates(pool, now, before)
-        plain["seconds"] = now.at - plain.pop("begun")
-        plain["rates"] = rates and {"items": rates.items, "sent": rates.sent, "received": rates.received}
-        for worker in plain["workers"]:
+        told["seconds"] = now.at - told.pop("begun")
+        told["rates"] = rates and {"items": rates.items, "sent": rates.sent, "received": rates.received}
+        for worker in told["workers"]:
             worker["seconds"] = max(now.at - worker.pop("since"), 0.0)
     return {"version": 1, **found}
 

@@ -121,7 +121,7 @@ def _found(address: int) -> _native.Store | None:
 
 def _mapping(address: int) -> tuple[int, int, int] | None:
     """Return the start, the device and the inode of what is mapped there, if it is a whole file of shared memory."""
-    with open("/proc/self/maps") as maps:
+    with open("/proc/self/maps", errors="surrogateescape") as maps:
         for line in maps:
             span, flags, offset, device, inode, *path = line.split(maxsplit=5)
             start, end = (int(bound, 16) for bound in span.split("-"))
@@ -141,7 +141,7 @@ def _descriptor(device: int, inode: int) -> int | None:
         try:
             if os.stat(folder).st_uid != os.getuid():
                 continue
-            with open(f"{folder}/comm") as comm:
+            with open(f"{folder}/comm", errors="replace") as comm:
                 if comm.read().strip() != "raylet":
                     continue
             names = os.listdir(f"{folder}/fd")

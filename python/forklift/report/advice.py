@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from forklift._plain import plain
 from forklift._units import count, counted, percent, seconds, size
 
 if TYPE_CHECKING:
@@ -49,6 +50,8 @@ def advise(report: Report) -> list[Advice]:
     least = max(SECONDS_MIN, SHARE_MIN * report.wall)
     rules = [rule for rule in RULES if not (report.nodes and rule in OF_ONE_MACHINE)]
     found = [advice for rule in rules if (advice := rule(report)) is not None and advice.seconds >= least]
+    # Modules and nodes are named by others.
+    found = [replace(advice, text=plain(advice.text)) for advice in found]
     return sorted(found, key=lambda advice: -advice.seconds)
 
 
@@ -65,7 +68,7 @@ def _decoding(report: Report) -> float:
     """
     decode = report.workers["decode"]
     items, seconds = report.firsts[1:3]
-    if 2 * items <= report.answered:
+    if 0 < 2 * items <= report.answered:
         later = max(decode - seconds, 0.0)
         decode = min(decode, later * report.answered / (report.answered - items))
     return decode / _sides(report)

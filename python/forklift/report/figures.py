@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from forklift import _native
+from forklift._plain import plain
 from forklift._units import counted
 from forklift.report.advice import Advice, advise
 
@@ -20,6 +21,11 @@ WORKERS = ("wait_for_work", "crossing", "decode", "compute", "encode_result", "h
 
 BYTES_IN = ("in_message", "copied", "by_reference", "once_per_call")
 BYTES_OUT = ("in_message", "copied", "handed_over")
+
+STAFF = (
+    *("births", "failed_births", "deaths", "recycles", "recycles_by_calls", "recycles_by_memory"),
+    *("stopped_for_memory", "retries"),
+)
 
 
 class Chunk(NamedTuple):
@@ -261,7 +267,7 @@ class Report:
     def __repr__(self) -> str:
         state = "" if self.finished else ", running"
         items = counted(self.answered, "item")
-        return f"<forklift.Report of {self.call}({self.function}), {items}, {self.wall:.3g} s{state}>"
+        return plain(f"<forklift.Report of {self.call}({self.function}), {items}, {self.wall:.3g} s{state}>")
 
     def _repr_html_(self) -> str:
         from forklift.report.fragment import fragment
@@ -298,12 +304,15 @@ class Report:
     def load(cls, path: str | os.PathLike[str]) -> Report:
         """Read a report that was saved as `.json`.
 
-        Raises:
-            ValueError: for a file that is none, or of a later version.
-        """
-        from forklift.report.form import loads
+        The file may come from anybody: types, ranges and sizes are checked, and nothing in it is executed.
 
-        return loads(Path(path).read_text(encoding="utf-8"), Path(path).name)
+        Raises:
+            ValueError: for a file that is none, or of a later version. It names the field that is at fault.
+        """
+        from forklift.report.form import BYTES_MAX, loads
+
+        with open(path, "rb") as file:
+            return loads(file.read(BYTES_MAX + 1), Path(path).name)
 
 
 def report(figures: dict[str, Any], about: dict[str, Any]) -> Report:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from html import escape
 from typing import TYPE_CHECKING
 
+from forklift._plain import html
 from forklift._units import count, counted, percent, seconds, size
 from forklift.report import text
 from forklift.report.text import WORDS, headline
@@ -63,7 +63,7 @@ COLOURS = {
 
 def fragment(report: Report) -> str:
     """Write what a notebook shows: no script, and nothing that reaches beyond it."""
-    title = f"<p><b>{escape(headline(report)[0])}</b></p>"
+    title = f"<p><b>{html(headline(report)[0])}</b></p>"
     parts = [title, cards(report), breakdown(report), notes(report), advice(report, "<p><b>Advice</b></p>")]
     return f'<div class="forklift" style="padding: .5rem"><style>{STYLE}</style>{"".join(parts)}</div>'
 
@@ -78,7 +78,7 @@ def cards(report: Report) -> str:
         (percent(report.efficiency), f"of {counted(sides, 'core')}"),
         (count(report.answered), _of_items(report)),
     ]
-    items = "".join(f"<li><b>{escape(value)}</b><span>{escape(name)}</span></li>" for value, name in cells)
+    items = "".join(f"<li><b>{html(value)}</b><span>{html(name)}</span></li>" for value, name in cells)
     return f'<ul class="cards">{items}</ul>'
 
 
@@ -94,7 +94,7 @@ def advice(report: Report, title: str) -> str:
     found = report.advice
     if not found:
         return ""
-    items = "".join(f"<li>{escape(each.text)}</li>" for each in found)
+    items = "".join(f"<li>{html(each.text)}</li>" for each in found)
     return f'{title}<ol class="advice">{items}</ol>'
 
 
@@ -128,7 +128,8 @@ def _bar(name: str, phases: dict[str, float], whole: float) -> str:
         for phase, spent in phases.items()
         if spent
     )
-    return f'<span>{name}</span><div class="bar" role="img" aria-label="{name}: {spoken}">{pieces}</div>'
+    label = html(f"{name}: {spoken}")
+    return f'<span>{html(name)}</span><div class="bar" role="img" aria-label="{label}">{pieces}</div>'
 
 
 def tables(report: Report) -> str:
@@ -152,20 +153,18 @@ def tables(report: Report) -> str:
 
 def notes(report: Report) -> str:
     """What there is to say of memory, workers and ways."""
-    return "".join(f"<p><b>{label}:</b> {escape(words)}</p>" for label, words in text.notes(report))
+    return "".join(f"<p><b>{html(label)}:</b> {html(words)}</p>" for label, words in text.notes(report))
 
 
 def _table(title: str, head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
     def cell(value: str, kind: str) -> str:
-        return f"<{kind}>{escape(value)}</{kind}>"
+        return f"<{kind}>{html(value)}</{kind}>"
 
-    corner = f"<th>{escape(title)}</th>"
-    heads = corner + "".join(f'<th scope="col">{escape(name)}</th>' for name in head[1:])
+    corner = f"<th>{html(title)}</th>"
+    heads = corner + "".join(f'<th scope="col">{html(name)}</th>' for name in head[1:])
     body = "".join(
-        f'<tr><th scope="row">{escape(row[0])}</th>'
-        + "".join(cell(value, "td") for value in row[1:])
-        + "</tr>"
+        f'<tr><th scope="row">{html(row[0])}</th>' + "".join(cell(value, "td") for value in row[1:]) + "</tr>"
         for row in rows
     )
     table = f"<table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>"
-    return f'<div class="wide" tabindex="0" role="region" aria-label="{escape(title)}">{table}</div>'
+    return f'<div class="wide" tabindex="0" role="region" aria-label="{html(title)}">{table}</div>'

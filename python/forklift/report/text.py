@@ -6,6 +6,7 @@ import textwrap
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from forklift._plain import plain
 from forklift._units import count, counted, percent, seconds, size
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ def text(report: Report) -> str:
     for number, advice in enumerate(report.advice, 1):
         lines += ["", "Advice"] if number == 1 else []
         lines += _wrapped(advice.text, f" {number}. ")
-    return "\n".join(line.rstrip() for line in lines)
+    return "\n".join(plain(line.rstrip()) for line in lines)
 
 
 def facts(report: Report) -> list[str]:

@@ -53,7 +53,7 @@ def trace(report: Report) -> str:
                 "args": {"pid": pid},
             }
         )
-    return json.dumps({"displayTimeUnit": "ms", "traceEvents": events}) + "\n"
+    return json.dumps({"displayTimeUnit": "ms", "traceEvents": events}, allow_nan=False) + "\n"
 
 
 def _name(kind: str, name: str, thread: int) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import statistics
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
+from forklift._plain import plain
 from forklift._units import seconds
 
 #: A setting is called better only from this much on; below it lies what two runs of the same differ by.
@@ -155,7 +156,8 @@ class Tuning:
         lines.insert(1, "  ".join("─" * width for width in widths))
         failures = [f"{trial.name}: {trial.failure}" for trial in self.trials if trial.failure]
         foot = f"{len(self.trials)} settings in {seconds(self.spent)}. {self.verdict}"
-        return "\n".join([*lines, *failures, "", foot, "", self.line])
+        # The function's name, and what exceptions say, are the user's.
+        return plain("\n".join([*lines, *failures, "", foot, "", self.line]), lines=True)
 
     def _row(self, trial: Trial) -> tuple[str, ...]:
         if trial.failure or not trial.runs:

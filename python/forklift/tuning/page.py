@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from html import escape
 from importlib.resources import files
 
+from forklift._plain import html
 from forklift._units import counted, seconds
 from forklift.report.fragment import STYLE
+from forklift.report.page import policy
 from forklift.tuning.findings import Trial, Tuning
 
 _STYLE = """
@@ -24,7 +25,7 @@ _PAGE = """<!doctype html>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
 <title>{title}</title>
 <style>{style}</style>
 </head>
@@ -41,7 +42,8 @@ _PAGE = """<!doctype html>
 def page(tuning: Tuning) -> str:
     """Write the page. It works offline and has no script."""
     style = STYLE + (files("forklift.report") / "page.css").read_text("utf-8") + _STYLE
-    return _PAGE.format(title=f"tune({escape(tuning.function)})", style=style, body=_body(tuning))
+    title = html(f"tune({tuning.function})")
+    return _PAGE.format(policy=policy(style), title=title, style=style, body=_body(tuning))
 
 
 def fragment(tuning: Tuning) -> str:
@@ -53,12 +55,12 @@ def _body(tuning: Tuning) -> str:
     most = max((trial.spread[1] for trial in tuning.trials), default=0.0)
     bars = "".join(_bar(trial, most, trial in tuning.finalists) for trial in tuning.trials if trial.runs)
     failures = "".join(
-        f"<p><b>{escape(trial.name)}</b> failed: {escape(trial.failure)}</p>"
+        f"<p><b>{html(trial.name)}</b> failed: {html(trial.failure)}</p>"
         for trial in tuning.trials
         if trial.failure
     )
-    return f"""<p>{escape(tuning.verdict)}</p>
-<pre><code>{escape(tuning.line)}</code></pre>
+    return f"""<p>{html(tuning.verdict)}</p>
+<pre><code>{html(tuning.line)}</code></pre>
 <section><h2>Time per item</h2>
 <p class="muted">Median of the last round of each setting; the line goes from its least to its most. Settings in a paler
 colour left early, and were measured with fewer items. {len(tuning.trials)} settings in {seconds(tuning.spent)}.</p>
@@ -71,14 +73,14 @@ def _bar(trial: Trial, most: float, stayed: bool) -> str:
     least, highest = (value * scale for value in trial.spread)
     median = trial.per_item * scale if trial.per_item != float("inf") else 0.0
     words = f"{seconds(trial.per_item)}, {counted(trial.items, 'item')}"
-    spoken = escape(f"{trial.name}: {words}, {seconds(trial.spread[0])} to {seconds(trial.spread[1])}")
+    spoken = html(f"{trial.name}: {words}, {seconds(trial.spread[0])} to {seconds(trial.spread[1])}")
     colour = "var(--point)"
     opacity = 1 if stayed else 0.45
     kind = "name" if stayed else "name early"
     return (
-        f'<div class="{kind}">{escape(trial.name)}</div>'
+        f'<div class="{kind}">{html(trial.name)}</div>'
         f'<svg role="img" aria-label="{spoken}">'
         f'<rect x="0" y="4" width="{median:.2f}%" height="14" rx="2" fill="{colour}" opacity="{opacity}"/>'
         f'<line x1="{least:.2f}%" x2="{highest:.2f}%" y1="11" y2="11" stroke="currentColor" stroke-width="2"/>'
-        f'<text x="{max(highest, median) + 1:.2f}%" y="16">{escape(words)}</text></svg>'
+        f'<text x="{max(highest, median) + 1:.2f}%" y="16">{html(words)}</text></svg>'
     )
