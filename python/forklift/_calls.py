@@ -45,15 +45,21 @@ class LastCall(NamedTuple):
 
 
 def note(
-    pool: Pool, call: str, func: Callable[..., Any], job: _native.Job, size: int, total: int | None
+    pool: Pool,
+    call: str,
+    func: Callable[..., Any],
+    job: _native.Job,
+    size: int,
+    total: int | None,
+    choice: str = "",
+    inherited_bytes: int = 0,
 ) -> None:
     """Keep what `Pool.report` needs of a call that has begun."""
     name = getattr(func, "__qualname__", None) or type(func).__qualname__
-    choice, inherited = ("", 0) if call == "apply" else (pool._inherit_choice, pool._inherited_bytes)
     cluster = pool._cluster
     engine, nodes = ("", []) if cluster is None else (cluster.engine.name, cluster.nodes())
     pool._last_call = LastCall(
-        job.telemetry(), call, name, pool._processes, size, total, choice, engine, nodes, inherited
+        job.telemetry(), call, name, pool._processes, size, total, choice, engine, nodes, inherited_bytes
     )
 
 
@@ -77,11 +83,12 @@ def map_(
     length: int | None,
 ) -> list[T]:
     size = _options.chunks(chunksize)
-    begin, iterable = _inherit.way(pool, terms.inherit, func, shape, iterable, blocking=True)
-    items, count = _options.items(iterable, length)
-    job = begin(func, shape, items=count, chunksize=size, sample=iterable, **terms.limits())
+    way = _inherit.way(pool, terms.inherit, func, shape, iterable, blocking=True)
+    items, count = _options.items(way.feed, length)
+    job = way.begin(func, shape, items=count, chunksize=size, sample=way.feed, **terms.limits())
     total = count if length is None else length
-    note(pool, "map" if shape == ONE else "starmap", func, job, size, total)
+    name = "map" if shape == ONE else "starmap"
+    note(pool, name, func, job, size, total, way.choice, way.inherited_bytes)
     meter = _progress.opened(terms.progress, total, job)
     results, failures = _progress.run(job, items, meter)
     return terms.finish(results, failures)
@@ -103,11 +110,12 @@ def map_async(
     if not hasattr(iterable, "__len__"):
         # As the standard library: what the iterable raises is raised here, not in another thread.
         iterable = list(iterable)
-    begin, iterable = _inherit.way(pool, terms.inherit, func, shape, iterable)
-    items, count = _options.items(iterable, length)
-    job = begin(func, shape, items=count, chunksize=size, sample=iterable, **terms.limits())
+    way = _inherit.way(pool, terms.inherit, func, shape, iterable)
+    items, count = _options.items(way.feed, length)
+    job = way.begin(func, shape, items=count, chunksize=size, sample=way.feed, **terms.limits())
     total = count if length is None else length
-    note(pool, "map_async" if shape == ONE else "starmap_async", func, job, size, total)
+    name = "map_async" if shape == ONE else "starmap_async"
+    note(pool, name, func, job, size, total, way.choice, way.inherited_bytes)
     meter = _progress.opened(terms.progress, total, job)
     return MapResult(pool, job, items, terms.finish, meter, callback, error_callback)
 
@@ -125,21 +133,21 @@ def imap(
 ) -> Stream:
     size = _options.chunks(chunksize)
     buffered = _options.buffer(buffersize)
-    begin, iterable = _inherit.way(pool, terms.inherit, func, shape, iterable, streamed=True)
-    items, count = _options.items(iterable, length)
-    job = begin(
+    way = _inherit.way(pool, terms.inherit, func, shape, iterable, streamed=True)
+    items, count = _options.items(way.feed, length)
+    job = way.begin(
         func,
         shape,
         items=count,
         chunksize=size,
-        sample=iterable,
+        sample=way.feed,
         streamed=True,
         buffersize=buffered,
         **terms.limits(),
     )
     name = "imap_unordered" if kind is IMapUnorderedIterator else "imap"
     total = count if length is None else length
-    note(pool, name, func, job, size, total)
+    note(pool, name, func, job, size, total, way.choice, way.inherited_bytes)
     meter = _progress.opened(terms.progress, total, job)
     return kind(pool, job, items, terms.on_error, buffersize is not None, meter)
 

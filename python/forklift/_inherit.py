@@ -11,7 +11,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from forklift import _births, _native
 from forklift._inherited import Stand
@@ -149,6 +149,19 @@ def end(crews: Iterable[Crew]) -> None:
 # Which way a call goes -------------------------------------------------------------------------------------------
 
 
+class Way(NamedTuple):
+    """How a call goes. It is the call's alone: other threads may be calling the same pool meanwhile."""
+
+    begin: Callable[..., _native.Job]
+    """What opens the job, in the manner of `Pool._open`."""
+    feed: Any
+    """What is fed to it: the items, or their numbers."""
+    choice: str
+    """Whether workers inherit the items, and why (not), for a report."""
+    inherited_bytes: int = 0
+    """What they see of items without a copy, estimated."""
+
+
 def check(inherit: object, method: str) -> None:
     """Check the option, for a pool or a call. `method` is the pool's: "zygote", "fork", "spawn" or "relays"."""
     if not (isinstance(inherit, bool) or inherit == "auto"):
@@ -170,32 +183,30 @@ def way(
     *,
     blocking: bool = False,
     streamed: bool = False,
-) -> tuple[Callable[..., Any], Any]:
-    """Return what opens the job and what is fed to it: the pool's own way with the iterable, or a crew and numbers."""
+) -> Way:
+    """Decide which way a call goes: the pool's own with the iterable, or a crew and numbers."""
     check(inherit, pool._method)
     pool._check_running()
-    pool._inherited_bytes = 0
+    choice = "inherit: inherit=True"
     if inherit is False:
-        pool._inherit_choice = "copy: inherit=False"
-        return pool._open, iterable
+        return Way(pool._open, iterable, "copy: inherit=False")
     if inherit == "auto":
-        chosen, pool._inherit_choice = _auto(pool, iterable, blocking)
+        chosen, choice = _auto(pool, iterable, blocking)
         if not chosen:
-            return pool._open, iterable
+            return Way(pool._open, iterable, choice)
     else:
         if streamed and not hasattr(iterable, "__len__"):
             raise TypeError(
                 "inherit=True needs items that exist when workers are forked: "
                 f"give imap a list, not {type(iterable).__name__}, or inherit=False"
             )
-        pool._inherit_choice = "inherit: inherit=True"
         _warn(pool)
     # A list may be changed before the last worker is forked; a range, text or tuple cannot be.
     items = iterable if type(iterable) in (tuple, range, str, bytes) else tuple(iterable)
     from forklift import _estimate
 
-    pool._inherited_bytes = _estimate.held(items)  # type: ignore[arg-type]
-    return Crew(pool, function, shape, items).open, range(len(items))  # type: ignore[arg-type]
+    begin = Crew(pool, function, shape, items).open
+    return Way(begin, range(len(items)), choice, _estimate.held(items))  # type: ignore[arg-type]
 
 
 def _warn(pool: Pool) -> None:

@@ -41,6 +41,9 @@ BLOCK_SECONDS = 0.05
 BLOCKS_PER_WORKER = 4
 LEFT_PER_WORKER = 2
 
+# Why workers do not inherit them, for a report.
+CHOICE = "copy: the blocks of one object are cut as they are sent"
+
 
 def map_blocks(
     pool: Pool,
@@ -76,8 +79,7 @@ def map_blocks(
         sharing=False,  # Blocks are made as they are cut.
         **terms.limits(),
     )
-    pool._inherit_choice = "copy: the blocks of one object are cut as they are sent"
-    note(pool, "map_blocks", func, job, 1, sizes.count())
+    note(pool, "map_blocks", func, job, 1, sizes.count(), CHOICE)
     meter = _progress.opened(terms.progress, sizes.count(), job)
     _progress.run(job, call.items(job, meter), meter, call.take)
     if call.error is not None:

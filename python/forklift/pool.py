@@ -156,7 +156,6 @@ class Pool:
         self._own_terms = terms
         self._method = method
         self._inherit_free = context is None and initializer is None and maxtasksperchild is None
-        self._inherit_choice, self._inherited_bytes = "", 0
         self._last_call: _calls.LastCall | None = None
         self._shares: weakref.WeakSet[Shared[Any]] = weakref.WeakSet()
         self._inherit_warned = False

@@ -463,7 +463,7 @@ def test_auto_inherits_where_encoding_dominates_and_forking_is_safe(scripts):
     items = make()
     with forklift.Pool(2) as pool:
         assert pool.map(count, items) == [1000] * 800
-        print(pool._inherit_choice)
+        print(pool.report().inherit)
         assert pool._counters()["births"] == 0
     """
     out = scripts.run(ITEMS + _dedent(source)).check()
@@ -495,11 +495,66 @@ def test_auto_copies_if_in_doubt(scripts, change, reason):
     {change}
     with forklift.Pool(2, **options) as pool:
         pool.map(count, items)
-        print(pool._inherit_choice)
+        print(pool.report().inherit)
         assert pool._counters()["births"] > 0
     """
     out = scripts.run(ITEMS + _dedent(source)).check()
     assert out.startswith("copy: ") and reason in out, out
+
+
+class Meanwhile(list):
+    """Items of which another thread makes a call of the same pool before this one has begun."""
+
+    def __init__(self, items, call):
+        super().__init__(items)
+        self._call = call
+
+    def __iter__(self):
+        other = threading.Thread(target=self._call)
+        other.start()
+        other.join()
+        return super().__iter__()
+
+
+@pytest.mark.parametrize("method", ["map", "map_async", "imap"])
+def test_the_choice_of_another_thread_s_call_is_not_reported(pool, method):
+    def inherited():
+        assert pool.map(kind, items_of(3), inherit=True) == ["list"] * 3
+        assert pool.report().inherit == "inherit: inherit=True" and pool.report().inherited_bytes > 0
+
+    results = getattr(pool, method)(kind, Meanwhile(items_of(3), inherited), inherit=False)
+    assert list(results.get() if method == "map_async" else results) == ["list"] * 3
+    report = pool.report()
+    assert (report.call, report.inherit, report.inherited_bytes) == (method, "copy: inherit=False", 0)
+
+
+def test_blocks_of_an_object_are_not_inherited(pool):
+    pool.map(kind, items_of(3))
+    assert pool.map_blocks(len, b"abcdef", combine="list") == [6]
+    report = pool.report()
+    assert report.inherit.startswith("copy: the blocks of one object") and report.inherited_bytes == 0
+
+
+def test_threads_that_call_and_report_see_what_belongs_together():
+    ways = {"abs": (False, "copy: inherit=False"), "str": ("auto", "copy: the items are in no list")}
+    wrong = []
+
+    def call_and_report(function):
+        inherit, _ = ways[function.__name__]
+        for _ in range(50):
+            list(pool.imap(function, range(3), inherit=inherit))
+            pool.map(function, range(3), inherit=inherit)
+            report = pool.report()
+            if report.call == "map" and not report.inherit.startswith(ways[report.function][1]):
+                wrong.append((report.function, report.inherit))
+
+    with forklift.Pool(2) as pool:
+        threads = [threading.Thread(target=call_and_report, args=(one,)) for one in (abs, str) * 2]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert not wrong
 
 
 def test_ctrl_c_ends_an_inherited_map(scripts):
