@@ -27,7 +27,7 @@ PYTHON_FLOORS = """
     _progress _options _budget
     _births _estimate _threads _inherited _inherit _ends
     backends _staff
-    report result _calls shared
+    report result _calls _apply shared
     _places _cuts blocks pool _desk _streams executor _kept integrations
     doctor tuning top bench cli
     __init__ __main__

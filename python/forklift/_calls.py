@@ -7,7 +7,7 @@ import weakref
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from forklift import _inherit, _native, _options, _progress
+from forklift import _births, _inherit, _native, _options, _progress
 from forklift.result import (
     AsyncResult,
     IMapIterator,
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Stream = TypeVar("Stream", bound=IMapIterator[Any])
 
-__all__ = ["APPLY", "ONE", "STAR", "LastCall", "collect", "imap", "map_", "map_async", "note"]
+__all__ = ["APPLY", "ONE", "STAR", "LastCall", "begin", "collect", "imap", "map_", "map_async", "note"]
 
 # How an item becomes arguments: func(item), func(*item), func(*item[0], **item[1]). Shared with the native worker.
 ONE, STAR, APPLY = 0, 1, 2
@@ -71,6 +71,43 @@ def report(last: LastCall | None) -> Report:
         raise ValueError("there is nothing to report: this pool has made no call yet")
     about = last._asdict()
     return report(about.pop("telemetry").figures(), about)
+
+
+def begin(
+    pool: Pool,
+    native: _native.Pool,
+    func: Callable[..., Any],
+    shape: int,
+    *,
+    items: int | None,
+    chunksize: int = 0,
+    sample: object = None,
+    **options: Any,
+) -> _native.Job:
+    """Open a job. Whether the pool was closed is not asked: what was called before that is begun still."""
+    modules = _births.modules_of(func, sample) - pool._preload
+    if modules:
+        pool._preload |= modules
+        native.preload(_births.pickled_names(modules))
+    limits = (options.pop("retries", 0), options.pop("task_timeout", None))
+    try:
+        job = native.open(
+            (func, shape),
+            items=items,
+            chunksize=chunksize,
+            held=type(sample) in _options.HELD,
+            retries=limits[0],
+            # Whoever sees the workers looks at their time.
+            task_timeout=None if pool._cluster is not None else limits[1],
+            **options,
+        )
+        if pool._cluster is not None:
+            pool._cluster.note(job, *limits, options.get("streamed", False))
+        return job
+    except Exception as error:
+        from forklift._outcome import unsendable_function
+
+        raise unsendable_function(func) from error
 
 
 def map_(

@@ -333,6 +333,12 @@ class Pool:
         worker has one object for all its calls, or, without `one_object`, builds one for each over the same memory.
         What a `lease` is for is lent from there.
         """
+    def has_room(self) -> bool:
+        """Whether one more call may be encoded without credit: what those hold that are not done is less than the
+        window.
+        """
+    def wait_for_room(self, timeout: float) -> bool:
+        """Waits up to `timeout` seconds for such room; whether there is some."""
     def unshare(self, key: int) -> None:
         """Drops a shared value everywhere."""
     def ended(self, timeout: float | None = None) -> int | None:

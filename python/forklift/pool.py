@@ -11,8 +11,20 @@ from multiprocessing.context import BaseContext
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
-from forklift import _births, _budget, _calls, _ends, _inherit, _native, _options, _staff, backends, blocks
-from forklift._calls import APPLY, ONE, STAR
+from forklift import (
+    _apply,
+    _births,
+    _budget,
+    _calls,
+    _ends,
+    _inherit,
+    _native,
+    _options,
+    _staff,
+    backends,
+    blocks,
+)
+from forklift._calls import ONE, STAR
 from forklift._ends import TERMINATE
 from forklift._options import OnError
 from forklift._progress import Progress
@@ -170,6 +182,7 @@ class Pool:
         self._collector: threading.Thread | None = None
         self._callbacks: dict[int, ApplyResult[Any]] = {}
         self._lock = threading.Lock()
+        self._line = _apply.Line()
         self._native = _births.start(
             start,
             origin=method,
@@ -195,7 +208,7 @@ class Pool:
 
     def apply(self, func: Callable[..., T], args: Iterable[Any] = (), kwds: Mapping[str, Any] = {}) -> T:
         """Return `func(*args, **kwds)`, called in a worker."""
-        result = self.apply_async(func, args, kwds)
+        result = _apply.apply_async(self, func, args, kwds, None, None)
         try:
             return result.get()
         except BaseException:
@@ -210,21 +223,16 @@ class Pool:
         callback: Callable[[T], object] | None = None,
         error_callback: Callable[[BaseException], object] | None = None,
     ) -> AsyncResult[T]:
-        """Begin `func(*args, **kwds)` in a worker. Arguments are encoded before this returns.
+        """Begin `func(*args, **kwds)` in a worker, and return its `AsyncResult` at once.
+
+        Arguments are encoded before this returns; but while calls that are not done hold as much as maps may have in
+        flight (half of `memory_limit` at most), further ones wait as they are, and begin in order: leave their
+        arguments alone until they are done. `get` then also says what cannot be sent of the function.
 
         `callback(result)` or `error_callback(exception)` is called in a thread of this process when it is done, one
         callback at a time.
         """
-        announce = callback is not None or error_callback is not None
-        job = self._open(func, APPLY, items=1, announce=announce, apply=True, **self._own_terms.limits())
-        _calls.note(self, "apply", func, job, 0, None)
-        result: ApplyResult[T] = ApplyResult(self, job, callback, error_callback)
-        if announce:
-            with self._lock:
-                self._callbacks[job.id()] = result
-            _calls.collect(self)
-        job.submit_one((tuple(args), dict(kwds) if kwds else None))
-        return result
+        return _apply.apply_async(self, func, args, kwds, callback, error_callback)
 
     def map(
         self,
@@ -415,40 +423,8 @@ class Pool:
             terms = terms._replace(on_error="raise")
         return blocks.map_blocks(self, func, obj, axis, block, out, combine, terms)
 
-    def _open(
-        self,
-        func: Callable[..., Any],
-        shape: int,
-        *,
-        items: int | None,
-        chunksize: int = 0,
-        sample: object = None,
-        **options: Any,
-    ) -> _native.Job:
-        native = self._check_running()
-        modules = _births.modules_of(func, sample) - self._preload
-        if modules:
-            self._preload |= modules
-            native.preload(_births.pickled_names(modules))
-        limits = (options.pop("retries", 0), options.pop("task_timeout", None))
-        try:
-            job = native.open(
-                (func, shape),
-                items=items,
-                chunksize=chunksize,
-                held=type(sample) in _options.HELD,
-                retries=limits[0],
-                # Whoever sees the workers looks at their time.
-                task_timeout=None if self._cluster is not None else limits[1],
-                **options,
-            )
-            if self._cluster is not None:
-                self._cluster.note(job, *limits, options.get("streamed", False))
-            return job
-        except Exception as error:
-            from forklift._outcome import unsendable_function
-
-            raise unsendable_function(func) from error
+    def _open(self, func: Callable[..., Any], shape: int, **options: Any) -> _native.Job:
+        return _calls.begin(self, self._check_running(), func, shape, **options)
 
     def _terms(
         self,
@@ -541,7 +517,7 @@ class Pool:
         if self._state == RUN:
             self._state = CLOSE
             if self._native is not None and self._native.is_ours():
-                self._native.close()
+                self._line.close(self._native)
 
     def terminate(self) -> None:
         """End at once: workers are killed, calls that are not done raise `ForkliftError`. Returns when all are gone."""

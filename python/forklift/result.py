@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -120,12 +121,13 @@ class ApplyResult(AsyncResult[T]):
     def __init__(
         self,
         pool: Pool,
-        job: _native.Job,
         callback: Callable[[Any], object] | None,
         error_callback: Callable[[BaseException], object] | None,
     ) -> None:
         super().__init__(pool, callback, error_callback)
-        self._job = job
+        # None until the call has begun, and for good if it cannot: see `_apply.Line`.
+        self._job: _native.Job | None = None
+        self._waiting: Waiting | None = None
         self._lock = threading.Lock()
         self._settled = False
         # Set when the callback has run; without one there is nothing to wait for but the job.
@@ -133,19 +135,38 @@ class ApplyResult(AsyncResult[T]):
 
     def ready(self) -> bool:
         """Whether the call is done, well or not, and its callback has run."""
-        return self._job.finished() if self._called_back is None else self._called_back.is_set()
+        if self._called_back is not None:
+            return self._called_back.is_set()
+        job = self._job
+        return self._settled if job is None else job.finished()
 
     def wait(self, timeout: float | None = None) -> None:
         """Wait until the call is done, or `timeout` seconds."""
-        if self._called_back is None:
-            self._job.wait(timeout)
-        else:
+        if self._called_back is not None:
             self._called_back.wait(timeout)
+            return
+        if self._waiting is not None:
+            begun = time.monotonic()
+            self._waiting.over.wait(timeout)
+            timeout = None if timeout is None else max(0.0, timeout - (time.monotonic() - begun))
+        if self._job is not None:
+            self._job.wait(timeout)
 
     def _give_up(self) -> None:
         """Stop the call, if it is not done."""
-        if not self._job.finished():
-            self._job.cancel()
+        if self._waiting is not None:
+            self._waiting.withdrawn = True
+        job, pool = self._job, self._pool
+        if job is not None:
+            if not job.finished():
+                job.cancel()
+        elif pool is not None:
+            pool._line.withdraw(pool, self)
+
+    def _fail(self, error: BaseException) -> None:
+        """The call does not begin, or cannot be sent, for this reason."""
+        with self._lock:
+            self._error, self._settled, self._pool = error, True, None
 
     def _call_back(self) -> None:
         super()._call_back()
@@ -154,7 +175,7 @@ class ApplyResult(AsyncResult[T]):
 
     def _settle(self) -> None:
         with self._lock:
-            if self._settled:
+            if self._settled or self._job is None:
                 return
             try:
                 taken = self._job.take(None, 0)
@@ -168,6 +189,20 @@ class ApplyResult(AsyncResult[T]):
                 self._error = error
             self._settled = True
             self._pool = None
+
+
+class Waiting:
+    """What a call is made of for which there is no room yet."""
+
+    __slots__ = ("func", "item", "over", "withdrawn")
+
+    def __init__(self, func: Callable[..., Any], item: object) -> None:
+        self.func: Callable[..., Any] | None = func
+        self.item = item
+        #: Nobody wants it any more.
+        self.withdrawn = False
+        #: Set when it has begun, or will not.
+        self.over = threading.Event()
 
 
 class MapResult(AsyncResult[list[T]]):

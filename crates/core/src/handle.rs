@@ -5,6 +5,7 @@
 
 use crate::event::Spent;
 use crate::id::{ChunkId, JobId, WorkerId};
+use crate::load::{Load, Weight};
 use crate::machine::MemoryShort;
 use crate::payload::Parcel;
 use std::collections::{BTreeMap, VecDeque};
@@ -173,6 +174,8 @@ struct State {
     /// Shared, for whoever is not to keep the answers alive; changed with the lock held.
     finished: Arc<AtomicBool>,
     fault: Option<Fault>,
+    /// Of a job that is fed without credit: what it holds until its end.
+    weight: Option<Weight>,
 }
 
 impl Handle {
@@ -180,6 +183,14 @@ impl Handle {
     #[must_use]
     pub fn new(id: JobId, announce: Option<Sender<JobId>>) -> Self {
         Self { id, state: Mutex::default(), changed: Condvar::new(), announce }
+    }
+
+    /// What was encoded for it without credit counts in this load until it ends.
+    pub fn weigh(&self, load: &Arc<Load>, bytes: u64) {
+        let mut state = self.lock();
+        if !state.finished() {
+            state.weight.get_or_insert_with(|| Weight::of(Arc::clone(load))).add(bytes);
+        }
     }
 
     /// Its name.
@@ -224,8 +235,10 @@ impl Handle {
             return;
         }
         state.fault = fault;
+        let weight = state.weight.take();
         drop(state);
         self.changed.notify_all();
+        drop(weight);
         if let Some(announce) = &self.announce {
             // Nobody listens any more once the pool is gone.
             let _ = announce.send(self.id);
@@ -358,6 +371,19 @@ mod tests {
         assert!(matches!(handle.turn(true, Taking::Any, NOW), Turn::Answer(_)));
         assert!(matches!(handle.turn(true, Taking::Any, NOW), Turn::Failed(Fault::Terminated)));
         assert_eq!(receiver.try_iter().collect::<Vec<_>>(), [JobId(3)]);
+    }
+
+    #[test]
+    fn what_was_encoded_without_credit_counts_until_the_end() {
+        let load = Arc::new(Load::default());
+        let handle = Handle::new(JobId(1), None);
+        handle.weigh(&load, 3);
+        handle.weigh(&load, 4);
+        assert!(load.has_room(8) && !load.has_room(7));
+        handle.finish(None);
+        assert!(load.has_room(0));
+        handle.weigh(&load, 5);
+        assert!(load.has_room(0), "nothing is left to let go of it");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The heart of Forklift: what decides, what acts, and the words they share. No Python.
 //!
-//! floors: error · id · config · event · telemetry · copying · near · payload · commons · message · channel · pressure · scheduler · supervisor · machine · footprint · process · handle · mailbox · crew · spill · driver · worker · pool
+//! floors: error · id · config · event · telemetry · copying · near · payload · commons · message · channel · pressure · scheduler · supervisor · machine · footprint · process · load · handle · mailbox · crew · spill · driver · worker · pool
 #![cfg(target_os = "linux")]
 #![forbid(unsafe_code)]
 
@@ -15,6 +15,7 @@ pub mod event;
 pub mod footprint;
 pub mod handle;
 pub mod id;
+pub mod load;
 pub mod machine;
 mod mailbox;
 pub mod message;

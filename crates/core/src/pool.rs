@@ -7,6 +7,7 @@ use crate::error::{Error, Result};
 use crate::event::JobSpec;
 use crate::handle::{Fault, Handle};
 use crate::id::{ChunkId, JobId, WorkerId};
+use crate::load::Load;
 use crate::machine::Machine;
 use crate::mailbox::{Counters, Mailbox, Member, Request, Status};
 use crate::payload::{BROADCAST_SEGMENTS, Payload};
@@ -44,6 +45,7 @@ pub struct Pool {
     arenas: Arenas,
     status: Arc<Status>,
     census: Arc<Census>,
+    load: Arc<Load>,
     recording: bool,
     jobs: AtomicU64,
     chunks: AtomicU64,
@@ -96,6 +98,7 @@ impl Pool {
             arenas,
             status,
             census,
+            load: Arc::default(),
             recording,
             jobs: AtomicU64::new(1),
             chunks: AtomicU64::new(1),
@@ -113,6 +116,12 @@ impl Pool {
     #[must_use]
     pub fn arena(&self) -> &Arena {
         &self.arenas.inbound
+    }
+
+    /// What calls that are fed without credit hold: see [`Handle::weigh`].
+    #[must_use]
+    pub fn load(&self) -> &Arc<Load> {
+        &self.load
     }
 
     /// Where functions and other values for all workers are packed.

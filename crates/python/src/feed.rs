@@ -288,14 +288,15 @@ impl Job {
         }
     }
 
-    /// Submits one item, as its own chunk, without waiting for credit: `apply`. Returns its weight in bytes. Where it
-    /// raises, Ctrl-C above all, nobody will have the job's result: it is cancelled.
+    /// Submits one item, as its own chunk, without waiting for credit: `apply`. Returns its weight in bytes, which counts
+    /// in the pool's load (see `Pool.has_room`) until the job ends. Where it raises, Ctrl-C above all, nobody will have the job's result: it is cancelled.
     fn submit_one(&self, py: Python<'_>, item: &Bound<'_, PyAny>) -> PyResult<u64> {
         let begun = Instant::now();
         let items = PyList::new(py, [item])?;
         let payload = self.encode(py, &items, 0, Way::Lend).inspect_err(|_| self.cancel())?;
         let bytes = payload.bytes();
         self.recorder.spend(Doing::Encode, begun.elapsed().saturating_sub(payload.packing()));
+        self.handle.weigh(self.pool.load(), bytes);
         self.submit(1, payload, None);
         self.exhaust();
         Ok(bytes)

@@ -75,6 +75,8 @@ pub(crate) struct Pool {
     announced: Mutex<Receiver<JobId>>,
     /// How many bytes of what items share may be sent for one job.
     share_bytes: u64,
+    /// How many bytes calls of `apply` may hold together.
+    load_bytes: u64,
     /// Workers are on other machines.
     elsewhere: bool,
     /// The record of the last call, if that was one of `apply`.
@@ -191,6 +193,7 @@ impl Pool {
             announced: Mutex::new(announced),
             elsewhere,
             share_bytes,
+            load_bytes: window_bytes,
             applying: Mutex::new(None),
         })
     }
@@ -235,7 +238,11 @@ impl Pool {
         };
         let recorder = self.record(apply);
         let announce = announce.then(|| self.announce.clone());
+        let bytes = payload.bytes();
         let handle = self.pool.open(payload, spec, announce, Arc::clone(&recorder));
+        if apply {
+            handle.weigh(self.pool.load(), bytes);
+        }
         let (pool, fixed) = (Arc::clone(&self.pool), chunksize != 0);
         let share_bytes = sharing.then_some(self.share_bytes);
         let numbers = items.filter(|_| spec.chunking == Chunking::Numbered);
@@ -260,6 +267,17 @@ impl Pool {
         let key = key.unwrap_or_else(next_key);
         self.pool.share(None, key, one_object, payload);
         Ok(key)
+    }
+
+    /// Whether one more call may be encoded without credit: what those hold that are not done is less than the window.
+    fn has_room(&self) -> bool {
+        self.pool.load().has_room(self.load_bytes)
+    }
+
+    /// Waits up to `timeout` seconds for such room; whether there is some.
+    fn wait_for_room(&self, py: Python<'_>, timeout: f64) -> bool {
+        let patience = Duration::from_secs_f64(timeout.clamp(0.0, 1e9));
+        py.detach(|| self.pool.load().wait_for_room(self.load_bytes, patience))
     }
 
     /// Drops a shared value everywhere.
