@@ -28,7 +28,7 @@ AGAIN := --reruns 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help build demo test test-rust test-python test-clusters bench faults chaos docs wheel
+.PHONY: help build demo test test-rust test-python test-clusters bench faults chaos fuzz docs wheel
 .PHONY: lint lint-rust lint-python fmt clean
 
 help: ## this list
@@ -74,6 +74,9 @@ faults: $(VENV)/.built $(VENV)/.needs-bench ## the same faults in forklift and i
 
 chaos: $(VENV)/.built $(VENV)/.needs-test ## maps under a random killer for two minutes; ARGS='--seconds 20 --seed 7'
 	$(BIN)/python -m benchmarks.chaos $(ARGS)
+
+fuzz: $(VENV)/.built $(VENV)/.needs-test ## random calls beside the oracle for two minutes; ARGS='--seconds 600 --seed 7'
+	$(BIN)/python -m tests.fuzz.run $(ARGS)
 
 docs: $(VENV)/.built $(VENV)/.needs-docs ## the documentation, as a site, into site/
 	$(BIN)/python -m mkdocs build --strict
