@@ -28,7 +28,7 @@ AGAIN := --reruns 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help build demo test test-rust test-python test-clusters bench faults chaos fuzz docs wheel
+.PHONY: help build demo test test-rust test-python test-clusters bench faults chaos fuzz soak docs wheel
 .PHONY: lint lint-rust lint-python fmt clean
 
 help: ## this list
@@ -77,6 +77,9 @@ chaos: $(VENV)/.built $(VENV)/.needs-test ## maps under a random killer for two 
 
 fuzz: $(VENV)/.built $(VENV)/.needs-test ## random calls beside the oracle for two minutes; ARGS='--seconds 600 --seed 7'
 	$(BIN)/python -m tests.fuzz.run $(ARGS)
+
+soak: $(VENV)/.built $(VENV)/.needs-test ## 100,000 calls of all kinds, after which nothing has grown; ARGS='--calls 1000000 --minutes 60'
+	$(BIN)/python -m tests.soak.run $(ARGS)
 
 docs: $(VENV)/.built $(VENV)/.needs-docs ## the documentation, as a site, into site/
 	$(BIN)/python -m mkdocs build --strict
