@@ -2,14 +2,16 @@
 
 Payload takes every way that there is: in messages, copied, lent from `shared_arrays()`, as a place in a file, once for
 all items, inherited, handed over, spilled to a disk, and written by workers into one array (`map_blocks(out=True)`).
-Every result is compared with the for loop's. An item that its worker's death took with it is reported by the pool by
-name (`WorkerDied` in its place) and given to the pool again, so nothing may be missing in the end.
+Functions change what they get in place, at any depth, and other calls on the same pool are cancelled meanwhile. Every
+result is compared with the for loop's. An item that its worker's death took with it is reported by the pool by name
+(`WorkerDied` in its place) and given to the pool again, so nothing may be missing in the end.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import copy
 import faulthandler
 import os
 import random
@@ -19,7 +21,7 @@ import tempfile
 import threading
 import time
 import warnings
-from collections import Counter
+from collections import Counter, deque
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +35,7 @@ from tests import house
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "chaos.md"
 METHODS = ("map", "imap", "imap_unordered", "starmap", "apply_async")
-KINDS = ("array", "bytes", "list", "frame", "small", "file", "common")
+KINDS = ("array", "bytes", "list", "frame", "small", "file", "common", "deep", "tree")
 #: What many items hold, so that it is sent once.
 COMMON = np.arange(300_000, dtype=np.float32)
 FILE = tempfile.NamedTemporaryFile(prefix="forklift-chaos-")  # noqa: SIM115  # it goes with the program
@@ -61,6 +63,14 @@ GRACE_SECONDS = 60.0
 ATTEMPTS_MAX = 50
 
 
+class Node:
+    """Holds an array, and knows the tree that it is in."""
+
+    def __init__(self, array: Any, root: Any) -> None:
+        self.array = array
+        self.root = root
+
+
 def make(index: int, kind: str) -> Any:
     """An item that its index and kind determine."""
     size = 1_000 + index * 7_919 % 200_000
@@ -74,13 +84,37 @@ def make(index: int, kind: str) -> Any:
         return np.memmap(FILE.name, np.float64, "r", 8 * (index % 1000), shape=(100_000,))
     if kind == "common":
         return COMMON
+    if kind == "deep":  # the same array in all items, out of sight
+        return {"nodes": [Node(COMMON, None)], "index": index}
+    if kind == "tree":
+        tree: dict[str, Any] = {"sum": np.zeros(size)}
+        tree["nodes"] = [Node(COMMON, tree), Node(np.full(size, index), tree)]
+        return tree
     if kind == "frame":
         return pd.DataFrame({"a": np.arange(size) + index, "b": np.full(size, 0.5)})
     return index
 
 
 def own(value: Any) -> Any:
-    return value.copy() if value is COMMON else value
+    """A copy, if any of it is in other items too."""
+    return copy.deepcopy(value) if value is COMMON or isinstance(value, dict) else value
+
+
+def grow(tree: dict[str, Any], index: int) -> Any:
+    """Changes parts in place, again and again, so that a half-done attempt would show."""
+    for node in tree["nodes"]:
+        for _ in range(10):
+            node.array += 1
+            if node.root is not None:
+                node.root["sum"] += node.array[0]
+    return [tree["nodes"][0].array[:1000], tree["nodes"][-1].array, tree.get("sum", index)]
+
+
+def linger(array: Any) -> Any:
+    """What nobody wants to the end."""
+    time.sleep(0.005)
+    array += 1
+    return array
 
 
 def work(index: int, value: Any) -> tuple[int, Any]:
@@ -94,6 +128,8 @@ def work(index: int, value: Any) -> tuple[int, Any]:
         value = value[::-1]
     elif isinstance(value, list):
         value[2] += 1
+    elif isinstance(value, dict):
+        value = grow(value, index)
     elif isinstance(value, pd.DataFrame):
         value = value * 3
     else:
@@ -118,13 +154,15 @@ def same(left: Any, right: Any) -> bool:
 
 
 class Killer(threading.Thread):
-    """Strikes a process of the pool at random moments, now and then the zygote."""
+    """Strikes a process of the pool at random moments, now and then the zygote, or a call that nobody wants."""
 
     def __init__(self, seed: int) -> None:
         super().__init__(name="killer", daemon=True)
         self.random = random.Random(seed)
         self.over = threading.Event()
         self.strikes: Counter[str] = Counter()
+        #: Iterators and maps that are there to be dropped and cancelled.
+        self.unwanted: deque[Any] = deque()
         self.failure: BaseException | None = None
 
     def run(self) -> None:
@@ -135,7 +173,19 @@ class Killer(threading.Thread):
             self.failure = error
             raise
 
+    def cancel(self) -> None:
+        try:
+            call = self.unwanted.popleft()
+        except IndexError:  # The pool has ended.
+            return
+        if hasattr(call, "cancel"):
+            call.cancel()
+        self.strikes["map cancelled" if hasattr(call, "cancel") else "iterator dropped"] += 1
+
     def strike(self) -> None:
+        if self.random.random() < 0.3:
+            self.cancel()
+            return
         me = psutil.Process()
         try:  # workers that inherit are forks of this process; what it has started otherwise are zygotes
             zygotes = [child for child in me.children() if child.cmdline() != me.cmdline()]
@@ -177,6 +227,16 @@ def call(
     return list(getattr(pool, method)(work_on, items, chunksize, on_error="return", inherit=inherit))
 
 
+def unwanted(pool: Any, dice: random.Random) -> Any:
+    """A call that is there to be cancelled while others run."""
+    items = [np.zeros(dice.choice([10, 9_000, 50_000])) for _ in range(200)]
+    if dice.random() < 0.3:
+        return pool.map_async(linger, items, chunksize=dice.choice([None, 1]), on_error="return")
+    stream = pool.imap(linger, items, chunksize=dice.choice([None, 1, 5]), on_error="return")
+    next(stream)  # One of which nothing was ever taken runs to its end.
+    return stream
+
+
 def one_round(pool: Any, dice: random.Random, counts: Counter[str]) -> None:
     method, count = dice.choice(METHODS), dice.randrange(1, 60)
     chunksize = dice.choice([None, 1, 7])
@@ -207,6 +267,7 @@ def one_round(pool: Any, dice: random.Random, counts: Counter[str]) -> None:
                 missing.discard(index)
                 if not same(outcome, work(index, own(make(index, kinds[index])))):
                     counts["wrong"] += 1
+                    print(f"wrong: {method} of {kinds[index]}, chunksize={chunksize}, {shared=}, {inherit=}")
         if not missing:
             return
     counts["given up"] += len(missing)
@@ -229,7 +290,8 @@ def page(options: argparse.Namespace, killer: Killer, counts: Counter[str], leak
         "# Under a random killer",
         f"Written by `make chaos ARGS='--seconds {options.seconds:g} --seed {options.seed} --write'`: maps of large "
         "mixed items, by every method and every way that payload takes, while a thread kills, stops and ends workers, "
-        "and now and then their fork server, at random moments. Every result is compared with the for loop's.",
+        "now and then their fork server, and cancels other calls on the same pool, at random moments. Functions change "
+        "what they get in place. Every result is compared with the for loop's.",
         machine(),
         table([*strikes, ["all", f"{killer.strikes.total():,}"]]),
         table([*figures, ["leaks", str(leaks)]]),
@@ -264,11 +326,14 @@ def main() -> int:
             limit = dice.choice([None, TIGHT])
             with forklift.Pool(4, retries=dice.choice([0, 20]), memory_limit=limit) as pool:
                 for _ in range(dice.randrange(1, 20)):
+                    if dice.random() < 0.5 and len(killer.unwanted) < 3:
+                        killer.unwanted.append(unwanted(pool, dice))
                     one_round(pool, dice, counts)
                     if dice.random() < 0.2:
                         one_array(pool, dice, counts)
                     if time.monotonic() > end:
                         break
+                killer.unwanted.clear()
                 counters = pool._counters()
                 counts["tried again"] += counters["retried"]
                 for way in WAYS:
