@@ -357,8 +357,13 @@ def death_in_words(exitcode: int | None, evidence: tuple[str, str] | None = None
     """Say what an exit code, negative for a signal, likely means.
 
     `evidence` is what the core knows beyond it: that forklift itself killed the worker, and why ("expelled", reason),
-    or who sent a SIGKILL (see `KILLERS_IN_WORDS`).
+    that the worker ended for something else ("aside"), or who sent a SIGKILL (see `KILLERS_IN_WORDS`).
     """
+    if evidence is not None and evidence[0] == "aside":
+        return (
+            "it ended for the sake of another item or call; this item had begun, and could not be run again from what "
+            "it saw first"
+        )
     if evidence is not None and evidence[0] == "expelled":
         return f"forklift itself killed it, since it could not be dealt with: {evidence[1]}"
     if evidence is not None and evidence[0] == "told":

@@ -31,6 +31,8 @@ pub(crate) struct Arenas {
 pub(crate) struct Piece {
     pub(crate) chunk: ChunkId,
     pub(crate) job: JobId,
+    /// How many pieces the worker had been given with it.
+    pub(crate) number: u64,
     /// The job's index of the next item to be answered.
     pub(crate) next: u64,
     /// Items still to be answered.
@@ -202,6 +204,8 @@ pub(crate) struct Worker {
     pub(crate) state: &'static str,
     pub(crate) calls: u64,
     pub(crate) pieces: VecDeque<Piece>,
+    /// Pieces that it was ever given.
+    pub(crate) given: u64,
     /// Why it was used up, if it is: another takes its seat.
     pub(crate) wear: Option<Wear>,
     /// Results of it are being moved to a disk; what it has said since waits.
@@ -218,6 +222,8 @@ pub(crate) struct Worker {
     pub(crate) watched_for_room: bool,
     /// What it said before its birth was reported.
     pub(crate) early: Option<Event>,
+    /// Killed for what it did at the piece of this number. It begins nothing behind it.
+    pub(crate) stopped: Option<u64>,
     /// Killed for being at an item for too long.
     pub(crate) overdue: Option<u64>,
     /// Killed for having so much memory.
@@ -274,6 +280,7 @@ impl Worker {
             state: "starting",
             calls: 0,
             pieces: VecDeque::new(),
+            given: 0,
             wear: None,
             moving: false,
             unheard: VecDeque::new(),
@@ -285,6 +292,7 @@ impl Worker {
             messages: 0,
             watched_for_room: false,
             early: None,
+            stopped: None,
             overdue: None,
             excess: None,
             footprint: None,

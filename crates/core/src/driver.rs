@@ -12,6 +12,7 @@
 //! interpreter's lock, never waits for a child, and does nothing whose time grows with the size of an item.
 
 mod children;
+mod chunks;
 mod forks;
 mod limits;
 mod looks;
@@ -19,6 +20,7 @@ mod memory;
 mod moving;
 mod outlook;
 mod recovery;
+mod stops;
 
 use crate::config::{SchedulerConfig, SpillConfig, SupervisorConfig};
 use crate::crew::{Arenas, SharedValue, Stock, Worker};
@@ -35,6 +37,7 @@ use crate::scheduler::Scheduler;
 use crate::spill::Spiller;
 use crate::supervisor::Supervisor;
 use crate::telemetry::{Census, Flow, Recorder, clock};
+use chunks::Chunk;
 use forklift_shm::{Figures, Scoreboard};
 use forks::Forks;
 use outlook::Outlook;
@@ -84,22 +87,6 @@ impl Watch {
             token => Watch::Pidfd(token / 2),
         }
     }
-}
-
-/// A chunk whose items are not all answered.
-struct Chunk {
-    job: JobId,
-    first: u64,
-    items: u32,
-    payload: Payload,
-    /// Items of the payload before its first.
-    lead: u32,
-    /// Whether its feed keeps the items, and can encode them again, one by one.
-    retained: bool,
-    /// It was encoded again: its items are apart.
-    divided: bool,
-    /// What was encoded together could not be decoded, so that it has to be encoded apart.
-    apart: bool,
 }
 
 /// A job that is not finished.
@@ -388,28 +375,9 @@ impl Driver {
     fn grant_request(&mut self, request: Request) {
         match request {
             Request::Open { handle, spec, function, recorder } => self.open(handle, spec, function, recorder),
-            Request::Submit { job, chunk, first, items, payload, lead, retained } => {
-                self.counters.chunks += 1;
-                self.figures.submitted += u64::from(items);
-                let flow = self.count_payload(&payload);
-                if let Some(job) = self.jobs.get(&job) {
-                    job.recorder.submitted(items, flow);
-                }
-                let bytes = payload.bytes();
-                let (divided, apart) = (false, false);
-                self.chunks
-                    .insert(chunk, Chunk { job, first, items, payload, lead, retained, divided, apart });
-                self.events.push_back(Event::Submitted { job, chunk, first, items, bytes });
-            }
-            Request::Restore { chunk, payload } => {
-                self.count_payload(&payload);
-                let bytes = payload.bytes();
-                if let Some(known) = self.chunks.get_mut(&chunk) {
-                    known.payload = payload;
-                    known.divided = true;
-                }
-                self.events.push_back(Event::Restored { chunk, bytes });
-            }
+            Request::Submit(submission) => self.submit(submission),
+            Request::Restore { chunk, payload } => self.restore(chunk, payload),
+            Request::Forfeit { chunk } => self.forfeit(chunk),
             Request::Share { job, key, keep, value } => {
                 self.count_payload(&value);
                 let shares = match self.jobs.get_mut(&job) {
@@ -537,9 +505,10 @@ impl Driver {
                 self.chunks.remove(&chunk);
             }
             Command::Reclaim { chunk } => self.reclaim(chunk),
-            Command::Lose { job, item, worker } => self.lose(job, item, worker),
+            Command::Lose { job, item, worker, loss } => self.lose(job, item, worker, loss),
             Command::Finish { job } => self.finish(job),
-            Command::Interrupt { worker } | Command::Kill { worker } => {
+            Command::Interrupt { worker, piece } => self.interrupt(worker, piece),
+            Command::Kill { worker } => {
                 if let Some(worker) = self.workers.get_mut(&worker) {
                     worker.kill();
                 }

@@ -54,6 +54,35 @@ impl JobSpec {
     }
 }
 
+/// Whose the bytes of a chunk are while workers have them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Holding {
+    /// Workers only read them, or write to pages of their own. They stay as they are, whatever becomes of a worker.
+    Lent,
+    /// A worker writes to the very bytes of the items that it has begun. Those are used up.
+    Own,
+}
+
+/// Who could have the items of a chunk again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kept {
+    /// Nobody.
+    Not,
+    /// Its feed, as they were sent and in no other form.
+    AsSent,
+    /// Its feed, and each by itself.
+    OneByOne,
+}
+
+/// Why an item is lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Loss {
+    /// Its worker died of it, or at it.
+    Died,
+    /// It had begun when its worker ended for something else, and what it saw first cannot be had again.
+    Used,
+}
+
 /// Where a worker's time went while it worked on some items.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Spent {
@@ -78,6 +107,8 @@ pub enum Whereabouts {
     Overdue(u64),
     /// At this item with far more memory than a worker may have: it was killed for that.
     Oversized(u64),
+    /// It was killed for something that is not among what it still holds, which is not to blame.
+    Stopped,
 }
 
 /// Why a worker gets no more work.
@@ -112,6 +143,10 @@ pub enum Event {
         items: u32,
         /// Weight of its payload in shared memory and messages.
         bytes: u64,
+        /// Whose its bytes are while workers have them.
+        holding: Holding,
+        /// Who could have its items again.
+        kept: Kept,
     },
     /// Feed: the iterable has ended, after so many items in all. No more chunks come.
     Exhausted {
@@ -134,12 +169,17 @@ pub enum Event {
         /// Their result bytes.
         bytes: u64,
     },
-    /// Feed or driver: the payload of a chunk that was [`Command::Reclaim`]ed is whole again; its pieces may go.
+    /// Feed: a chunk that was [`Command::Reclaim`]ed was encoded again, with the same contents; its pieces may go.
     Restored {
         /// Which.
         chunk: ChunkId,
         /// Its weight now.
         bytes: u64,
+    },
+    /// Feed: the items of a chunk that was [`Command::Reclaim`]ed are not what they were. Nobody can have them again.
+    Forfeited {
+        /// Which.
+        chunk: ChunkId,
     },
     /// Façade: the pool should have so many seats.
     Resized {
@@ -223,6 +263,15 @@ pub enum Event {
         worker: WorkerId,
         /// Where it was.
         at: Whereabouts,
+        /// How many of the items of its oldest piece that it had not answered it had begun, at most.
+        begun: u32,
+    },
+    /// Driver: a worker that was to be [interrupted](Command::Interrupt) at a piece had gone on from it, and lives.
+    Passed {
+        /// Which.
+        worker: WorkerId,
+        /// The number of the piece.
+        piece: u64,
     },
     /// Driver: memory is short, or is not any more; these limits hold instead of the configured ones (see
     /// `pressure`).
@@ -274,13 +323,13 @@ pub enum Command {
         /// Which.
         chunk: ChunkId,
     },
-    /// Scheduler: items of this chunk must go again although a worker may have written to its memory. `Restored`
-    /// follows when the payload is known to be whole.
+    /// Scheduler: items of this chunk must go again although a worker has used up their bytes, or could not decode them
+    /// together. `Restored` follows, or `Forfeited`.
     Reclaim {
         /// Which.
         chunk: ChunkId,
     },
-    /// Scheduler: this item died with its worker and will not be tried again: report `WorkerDied` for it.
+    /// Scheduler: this item ended with its worker and will not be tried again: report `WorkerDied` for it.
     Lose {
         /// Whose.
         job: JobId,
@@ -288,16 +337,21 @@ pub enum Command {
         item: u64,
         /// Which worker died at it.
         worker: WorkerId,
+        /// Why.
+        loss: Loss,
     },
     /// Scheduler: every item of the job has been answered or lost, or the job was cancelled and nothing of it runs.
     Finish {
         /// Which.
         job: JobId,
     },
-    /// Scheduler: what this worker does is wanted no more; stop it the hard way. `Exited` follows.
+    /// Scheduler: this piece, the oldest that the worker holds, is wanted no more; stop the worker the hard way before it
+    /// begins another. `Exited` follows, or `Passed` if it has.
     Interrupt {
         /// Which.
         worker: WorkerId,
+        /// The piece's number: how many the worker had been given with it.
+        piece: u64,
     },
     /// Scheduler: this worker holds the last calls that it may be given. [`Event::UsedUp`] follows.
     Relieve {

@@ -27,6 +27,8 @@ pub enum Cause {
     Expelled(Arc<str>),
     /// What stood in for it, a worker elsewhere, has said this.
     Told(Arc<str>),
+    /// It ended for something else than the item, which had begun and cannot be had as it was.
+    Aside,
 }
 
 /// How a worker ended.

@@ -4,7 +4,7 @@
 //! time, so a burst of requests costs one wake-up.
 
 use crate::error::{Result, system};
-use crate::event::JobSpec;
+use crate::event::{JobSpec, Kept};
 use crate::handle::{Answer, Fault, Handle, Shortage};
 use crate::id::{ChunkId, JobId, WorkerId};
 use crate::payload::Payload;
@@ -22,9 +22,11 @@ pub(crate) enum Request {
     /// A job begins.
     Open { handle: Arc<Handle>, spec: JobSpec, function: Payload, recorder: Arc<Recorder> },
     /// A chunk was encoded.
-    Submit { job: JobId, chunk: ChunkId, first: u64, items: u32, payload: Payload, lead: u32, retained: bool },
+    Submit(Submission),
     /// A chunk was encoded again.
     Restore { chunk: ChunkId, payload: Payload },
+    /// A chunk cannot be encoded again as it was.
+    Forfeit { chunk: ChunkId },
     /// A value that the job's items (or, if it is 0, anybody's) refer to by its key.
     Share { job: JobId, key: u64, keep: bool, value: Payload },
     /// A value that was shared with everybody is not needed any more.
@@ -57,6 +59,20 @@ pub(crate) enum Request {
     Unbound,
     /// Everything ends now.
     Terminate,
+}
+
+/// A chunk that a feed has encoded.
+#[derive(Debug)]
+pub(crate) struct Submission {
+    pub(crate) job: JobId,
+    pub(crate) chunk: ChunkId,
+    /// The job's index of its first item.
+    pub(crate) first: u64,
+    pub(crate) items: u32,
+    pub(crate) payload: Payload,
+    /// Items of the payload before its first.
+    pub(crate) lead: u32,
+    pub(crate) kept: Kept,
 }
 
 /// What a worker has answered, on its way to whoever waits for it.

@@ -12,10 +12,12 @@
 //!
 //! Nothing here knows pickle: a stream is bytes, a buffer is bytes.
 
+mod digest;
 mod nearby;
 
 use crate::copying::Copying;
 use crate::error::{Error, Result};
+use crate::event::Holding;
 use crate::near::{self, Shelf};
 use forklift_shm::{Arena, Block, Draft, Release, Segment, SegmentId, Sharing, Span, View};
 use std::collections::HashMap;
@@ -24,6 +26,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+pub use digest::Digest;
 pub(crate) use nearby::open_near;
 pub use nearby::{Loaned, Neighbour};
 
@@ -48,6 +51,16 @@ const WRITABLE_SEGMENTS: u32 = 1 << 30;
 #[must_use]
 pub fn sharing_of(id: SegmentId) -> Sharing {
     if id.0 >= BROADCAST_SEGMENTS { Sharing::Private } else { Sharing::Shared }
+}
+
+/// Whether a segment is lent on, and seen copy-on-write.
+fn is_foreign(id: SegmentId) -> bool {
+    id.0 >= FOREIGN_SEGMENTS
+}
+
+/// The number of a segment that is lent on, under either of its names.
+fn number_of(id: SegmentId) -> u32 {
+    id.0 & !FOREIGN_SEGMENTS
 }
 
 /// Bytes of a segment, kept where they are for as long as this lives; or of this process, for a receiver that is in it, too.
@@ -314,15 +327,28 @@ impl Payload {
         std::iter::once(&self.stream).chain(&self.buffers).map(copied).sum()
     }
 
-    /// Whether a receiver could change what a second receiver would see: true if objects are built upon the bytes
-    /// of this payload (out-of-band buffers), rather than out of them, and the receiver does not see them
-    /// copy-on-write.
+    /// Whose the bytes are while a worker has them: own if objects are built upon some of them (out-of-band buffers, rather
+    /// than the stream, which is only read), and the worker does not see those copy-on-write.
+    ///
+    /// What is [to be written to](Loan::writable) is written anew by each attempt, and read by none. Unless it lies upon
+    /// what the attempt reads.
     #[must_use]
-    pub fn mutable(&self) -> bool {
-        self.buffers
-            .iter()
-            .filter_map(Piece::loan)
-            .any(|loan| sharing_of(loan.span.segment) == Sharing::Shared)
+    pub fn holding(&self) -> Holding {
+        let spans = || self.buffers.iter().filter_map(Piece::loan).map(|loan| loan.span);
+        let overlap = |written: Span| {
+            spans().any(|other| {
+                is_foreign(other.segment)
+                    && number_of(other.segment) == number_of(written.segment)
+                    && other.offset < written.offset.saturating_add(written.bytes)
+                    && written.offset < other.offset.saturating_add(other.bytes)
+            })
+        };
+        let own = |span: Span| match sharing_of(span.segment) {
+            Sharing::Private => false,
+            Sharing::Shared if span.segment.0 >= WRITABLE_SEGMENTS => overlap(span),
+            Sharing::Shared => true,
+        };
+        if spans().any(own) { Holding::Own } else { Holding::Lent }
     }
 
     /// The value as a message carries it.

@@ -4,12 +4,12 @@ use crate::config::{SchedulerConfig, SpillConfig, SupervisorConfig, trim_after};
 use crate::crew::Arenas;
 use crate::driver::{Charter, Driver};
 use crate::error::{Error, Result};
-use crate::event::JobSpec;
+use crate::event::{JobSpec, Kept};
 use crate::handle::{Fault, Handle};
 use crate::id::{ChunkId, JobId, WorkerId};
 use crate::load::Load;
 use crate::machine::Machine;
-use crate::mailbox::{Counters, Mailbox, Member, Request, Status};
+use crate::mailbox::{Counters, Mailbox, Member, Request, Status, Submission};
 use crate::payload::{BROADCAST_SEGMENTS, Payload};
 use crate::process::Origin;
 use crate::telemetry::{Census, Recorder, switched_on};
@@ -155,10 +155,13 @@ impl Pool {
         handle
     }
 
-    /// Submits one granted chunk. `retained`: its items are kept, and can be encoded again one by one when a
-    /// [`crate::handle::Turn::Restore`] asks for it.
-    pub fn submit(&self, job: JobId, first: u64, items: u32, payload: Payload, retained: bool) -> ChunkId {
-        self.submit_rest(job, first, items, payload, 0, retained)
+    /// Submits one granted chunk. `kept`: who could have its items again; whoever it is answers each
+    /// [`crate::handle::Turn::Restore`] with [`Pool::restore`] or [`Pool::forfeit`].
+    ///
+    /// What `payload` holds of memory that workers write to belongs to one item each, and items share no object: whoever
+    /// has one item must not find out what became of another.
+    pub fn submit(&self, job: JobId, first: u64, items: u32, payload: Payload, kept: Kept) -> ChunkId {
+        self.submit_rest(job, first, items, payload, 0, kept)
     }
 
     /// As [`Pool::submit`], for a payload that has `lead` items before those that are wanted.
@@ -169,16 +172,23 @@ impl Pool {
         items: u32,
         payload: Payload,
         lead: u32,
-        retained: bool,
+        kept: Kept,
     ) -> ChunkId {
         let chunk = ChunkId(self.chunks.fetch_add(1, Ordering::Relaxed));
-        self.mailbox.send(Request::Submit { job, chunk, first, items, payload, lead, retained });
+        let submission = Submission { job, chunk, first, items, payload, lead, kept };
+        self.mailbox.send(Request::Submit(submission));
         chunk
     }
 
-    /// Submits a chunk anew that a [`crate::handle::Turn::Restore`] asked for.
+    /// Submits a chunk anew that a [`crate::handle::Turn::Restore`] asked for. Its items are what they were, byte for byte.
     pub fn restore(&self, chunk: ChunkId, payload: Payload) {
         self.mailbox.send(Request::Restore { chunk, payload });
+    }
+
+    /// The items of a chunk that a [`crate::handle::Turn::Restore`] asked for are not what they were when it was submitted.
+    /// Those that had begun are lost.
+    pub fn forfeit(&self, chunk: ChunkId) {
+        self.mailbox.send(Request::Forfeit { chunk });
     }
 
     /// A value that items of the job refer to by its key; it crosses once to each worker that may need it. `keep`: one

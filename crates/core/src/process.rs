@@ -254,6 +254,12 @@ impl Birthplace {
         self.zygote.as_ref().map(|zygote| zygote.socket.as_fd())
     }
 
+    /// Whether workers are elsewhere, and what is born here only stands in for them.
+    #[must_use]
+    pub fn is_elsewhere(&self) -> bool {
+        matches!(self.origin, Origin::Relays(_))
+    }
+
     fn ensure_zygote(&mut self) -> Result<()> {
         let Origin::Zygote(recipe) = &self.origin else { return Ok(()) };
         if self.zygote.is_none() {

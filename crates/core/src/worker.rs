@@ -14,16 +14,23 @@ use crate::message::{ToParent, ToWorker, VERSION};
 use crate::near::Shelf;
 use crate::payload::{Loans, Parcel, Payload};
 use crate::telemetry::{Shift, clock};
-use forklift_shm::{Arena, ArenaLimits, Ledger, Mark, Phase, Scoreboard, Segment, SegmentId, Sharing};
+use forklift_shm::{
+    Arena, ArenaLimits, Ledger, Mark, Phase, Scoreboard, Segment, SegmentId, Sharing, Turnstile,
+};
 use rustix::event::EventfdFlags;
 use rustix::fd::{AsFd, OwnedFd};
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// While the parent's blocks are in use here, an idle worker looks this often whether some were given up meanwhile
 /// (by a thread of the user's, or the garbage collector).
 const RETURN_INTERVAL: Duration = Duration::from_millis(100);
+
+/// A worker whose gate is shut looks this often whether it was opened, and leaves after this time. It is killed or let go in
+/// some microseconds, unless the parent was stopped in between.
+const GATE_INTERVAL: Duration = Duration::from_micros(100);
+const GATE_PATIENCE: Duration = Duration::from_secs(60);
 
 /// What an idle worker keeps warm for its next results.
 const TRIM_KEEP_BYTES: u64 = 16 << 20;
@@ -139,6 +146,10 @@ pub struct Station {
     /// Of one in the parent's own process.
     shelf: Option<Arc<Shelf>>,
     mark: Option<Mark>,
+    /// What it passes before each piece of work.
+    turnstile: Option<Turnstile>,
+    /// Pieces that it was ever given.
+    given: u64,
     idle_since: Time,
     /// Idle for so long, it gives warm memory back to the system.
     trim_after: Duration,
@@ -171,6 +182,8 @@ impl Station {
             loans: Loans::default(),
             shelf: None,
             mark: None,
+            turnstile: None,
+            given: 0,
             idle_since: clock(),
             trim_after: TRIM_AFTER,
             allowance: None,
@@ -300,6 +313,7 @@ impl Station {
                     return Err(Error::Malformed("no such line of the scoreboard"));
                 }
                 self.mark = Some(board.writer(line));
+                self.turnstile = Some(board.turnstile(line));
                 self.worker = Some(worker);
                 self.trim_after = trim_after;
                 self.shelf = Shelf::find(shelf);
@@ -323,6 +337,7 @@ impl Station {
             ToWorker::Call { chunk, .. }
                 if self.allowance.as_ref().is_some_and(|allowance| allowance.outgrown) =>
             {
+                self.given += 1;
                 self.surrender(chunk)?;
                 Ok(None)
             }
@@ -331,6 +346,8 @@ impl Station {
                 if items == 0 || within.is_none() {
                     return Err(Error::Malformed("a piece of no items, or of more than can be counted"));
                 }
+                self.given += 1;
+                self.enter()?;
                 let begun = clock();
                 let waited = begun.since(self.free_since);
                 let function = function.map(|outline| self.holdings.open(outline)).transpose()?;
@@ -372,6 +389,24 @@ impl Station {
                 }
             }
         }
+    }
+
+    /// Waits until the piece that has just come may be begun: not while this worker is about to be killed.
+    fn enter(&mut self) -> Result<()> {
+        let piece = self.given;
+        let Some(turnstile) = &mut self.turnstile else { return Ok(()) };
+        if turnstile.enter(piece) {
+            return Ok(());
+        }
+        let since = Instant::now();
+        while turnstile.is_shut() {
+            if since.elapsed() > GATE_PATIENCE {
+                // Whoever shut it has neither killed nor opened: the piece goes to another worker.
+                return Err(Error::Gone);
+            }
+            std::thread::sleep(GATE_INTERVAL);
+        }
+        Ok(())
     }
 
     /// The worker has run its initializer and waits for work.

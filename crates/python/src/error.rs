@@ -66,5 +66,6 @@ fn evidence(cause: &Cause) -> Option<(&'static str, &str)> {
         Cause::Sent => Some(("sent", "")),
         Cause::Expelled(reason) => Some(("expelled", reason)),
         Cause::Told(words) => Some(("told", words)),
+        Cause::Aside => Some(("aside", "")),
     }
 }

@@ -6,22 +6,25 @@
 //! ```
 
 mod encoding;
+mod keeping;
 mod pulling;
 
 use crate::anchors::{Anchors, Function, Shared};
 use crate::error::fault;
 use crate::outcomes::{self, Outcomes, place};
 use crate::parcel::PyParcel;
-use crate::pickle::{Manner, Way};
+use crate::pickle::Manner;
 use crate::sharing::Sharing;
+use crate::sink::Way;
 use crate::store::Lease;
 use crate::telemetry::Telemetry;
+use forklift_core::event::Kept;
 use forklift_core::handle::{Answer, Handle, Outcome, Taking, Turn};
-use forklift_core::id::ChunkId;
 use forklift_core::payload::Payload;
 use forklift_core::pool;
 use forklift_core::telemetry::{Doing, Recorder};
 use forklift_shm::Arena;
+use keeping::Retained;
 use pyo3::prelude::*;
 use pyo3::types::{PyIterator, PyList, PyTuple};
 use std::collections::{BTreeMap, VecDeque};
@@ -39,14 +42,6 @@ fn deadline(timeout: Option<f64>) -> Option<Instant> {
 
 fn patience(deadline: Option<Instant>) -> Duration {
     deadline.map_or(TICK, |deadline| deadline.saturating_duration_since(Instant::now()))
-}
-
-/// Items of a chunk that may have to be encoded again.
-struct Retained {
-    chunk: ChunkId,
-    items: Py<PyList>,
-    count: u32,
-    unanswered: u32,
 }
 
 /// An item that waits to be encoded, and what it holds of what was sent to all workers; None if that was not looked for.
@@ -167,40 +162,12 @@ impl Job {
         self.progress().position
     }
 
-    /// Submits a chunk; `items` if they were encoded together, and may have to be encoded again.
-    fn submit(&self, count: u32, payload: Payload, items: Option<&Bound<'_, PyList>>) {
-        let items = items.filter(|_| count > 1);
-        self.recorder.spend(Doing::Copy, payload.packing());
-        let first = self.position();
-        let chunk = self.pool.submit(self.handle.id(), first, count, payload, items.is_some());
-        let mut progress = self.progress();
-        progress.position += u64::from(count);
-        if let Some(items) = items {
-            let retained = Retained { chunk, items: items.clone().unbind(), count, unanswered: count };
-            progress.retained.insert(first, retained);
-        }
-    }
-
     fn decode<'py>(&self, py: Python<'py>, answer: Answer) -> PyResult<Outcomes<'py>> {
         let begun = Instant::now();
         self.note_answer(answer.first, answer.items);
         let outcomes = outcomes::open(py, answer);
         self.recorder.spend(Doing::DecodeResult, begun.elapsed());
         outcomes
-    }
-
-    /// Items that were answered need not be kept.
-    fn note_answer(&self, first: u64, items: u32) {
-        let mut progress = self.progress();
-        let Some((&start, retained)) = progress.retained.range_mut(..=first).next_back() else { return };
-        if first >= start + u64::from(retained.count) {
-            return; // Of a chunk behind it, which is not kept.
-        }
-        retained.unanswered = retained.unanswered.saturating_sub(items);
-        let gone = (retained.unanswered == 0).then(|| progress.retained.remove(&start));
-        // Dropping items runs Python code, which may come back here.
-        drop(progress);
-        drop(gone);
     }
 }
 
@@ -293,11 +260,11 @@ impl Job {
     fn submit_one(&self, py: Python<'_>, item: &Bound<'_, PyAny>) -> PyResult<u64> {
         let begun = Instant::now();
         let items = PyList::new(py, [item])?;
-        let payload = self.encode(py, &items, 0, Way::Lend).inspect_err(|_| self.cancel())?;
+        let payload = self.encode(&items, 0, Way::Lend).inspect_err(|_| self.cancel())?;
         let bytes = payload.bytes();
         self.recorder.spend(Doing::Encode, begun.elapsed().saturating_sub(payload.packing()));
         self.handle.weigh(self.pool.load(), bytes);
-        self.submit(1, payload, None);
+        self.submit(1, payload);
         self.exhaust();
         Ok(bytes)
     }
@@ -318,7 +285,9 @@ impl Job {
         lease: Option<&Bound<'_, Lease>>,
     ) -> PyResult<()> {
         let payload = self.pack(py, parcel, lease.map(Bound::get))?;
-        self.pool.submit_rest(self.handle.id(), first, count, payload, lead, retained);
+        // The parcel stays as it came, whatever workers do to what is made of it.
+        let kept = if retained { Kept::OneByOne } else { Kept::AsSent };
+        self.pool.submit_rest(self.handle.id(), first, count, payload, lead, kept);
         self.pool.exhaust(self.handle.id(), u64::from(count));
         Ok(())
     }

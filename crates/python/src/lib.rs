@@ -1,6 +1,6 @@
 //! The extension module `forklift._native`: translates between Python and the core, and decides nothing.
 //!
-//! floors: error · signals · descriptor · private_heap · numpy_heap · tally · buffer · text · refcount · numbers · standin · parcel · store · anchors · pickle · unpickle · distant · shared · separate · sharing · worker · telemetry · onlooker · outcomes · pulls · feed · relay · pool
+//! floors: error · signals · descriptor · private_heap · numpy_heap · tally · buffer · text · refcount · numbers · standin · parcel · store · sink · anchors · pickle · unpickle · distant · shared · separate · sharing · worker · telemetry · onlooker · outcomes · pulls · feed · relay · pool
 // Elsewhere the crate is empty: the package installs, and says at the first pool what it lacks.
 #![cfg(target_os = "linux")]
 
@@ -25,6 +25,7 @@ mod separate;
 mod shared;
 mod sharing;
 mod signals;
+mod sink;
 mod standin;
 mod store;
 mod tally;
@@ -57,7 +58,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(store::let_go, module)?)?;
     module.add_function(wrap_pyfunction!(store::place_of, module)?)?;
     module.add_class::<relay::Relay>()?;
-    module.add_class::<pickle::Sink>()?;
+    module.add_class::<sink::Sink>()?;
     module.add_class::<shared::Reference>()?;
     module.add_function(wrap_pyfunction!(shared::fetch, module)?)?;
     module.add_function(wrap_pyfunction!(anchors::part, module)?)?;

@@ -2,8 +2,9 @@
 
 use crate::error::raise;
 use crate::feed::Job;
-use crate::pickle::{Manner, Way, encode, encode_by, encode_function};
+use crate::pickle::{Manner, encode, encode_by, encode_function};
 use crate::shared::next_key;
+use crate::sink::Way;
 use crate::store::Lease;
 use forklift_core::config::{SchedulerConfig, SpillConfig, SupervisorConfig};
 use forklift_core::event::{Chunking, Delivery, JobSpec};

@@ -63,7 +63,7 @@
 //! # Map, in reading order
 //! Each module imports only what stands left of it:
 //!
-//! error · pages · pagemap · file · segment · block · arena · figures · scoreboard · onlooker
+//! error · pages · pagemap · file · segment · block · arena · figures · gate · scoreboard · onlooker
 //!
 //! | module | what it is | unsafe |
 //! |---|---|---|
@@ -75,6 +75,7 @@
 //! | `block` | a run of bytes and who may touch it | yes |
 //! | `arena` | the segments of one owner, allocated from | |
 //! | `figures` | what a pool has done and holds, as words of its scoreboard | |
+//! | `gate` | stops a worker between two pieces of work | |
 //! | `scoreboard` | what each worker is doing, readable also after its death | |
 //! | `onlooker` | reads the scoreboard of another process, of which nothing is believed | |
 #![cfg(target_os = "linux")]
@@ -84,6 +85,7 @@ mod block;
 mod error;
 mod figures;
 mod file;
+mod gate;
 mod onlooker;
 mod pagemap;
 mod pages;
@@ -94,6 +96,7 @@ pub use arena::{Arena, ArenaLimits, Usage};
 pub use block::{Block, Draft, Release, View};
 pub use error::{Error, Result};
 pub use figures::Figures;
+pub use gate::{Gate, Turnstile};
 pub use onlooker::{Seen, SeenSlot, look};
 pub use scoreboard::{Ledger, Mark, Phase, Reading, SCOREBOARD_NAME, Scoreboard};
 pub use segment::{SEGMENT_BYTES_MAX, Segment, SegmentId, Sharing, Span, privatize};

@@ -11,6 +11,8 @@
 //! [`Figures`], written by its driver. Neither is for the workers; they are for an [onlooker](crate::onlooker), another process
 //! of the same user that shows what pools do. Each figure is one word and true by itself, so there is no sequence.
 //!
+//! Behind the slots stands a line for each that is its [gate](crate::gate). Onlookers do not look there.
+//!
 //! `pid` is the slot's worker, in its own PID namespace; written when it takes the slot over.
 //!
 //! `held` stands by itself: a number of bytes that any thread of the worker adds to and takes from, by one atomic
@@ -53,6 +55,7 @@ use rustix::time::{ClockId, clock_gettime};
 
 use crate::error::Result;
 use crate::figures::{FIGURE_LINES, Figures};
+use crate::gate::{Gate, Turnstile};
 use crate::segment::{LINE_WORDS, Line, Segment, Sharing, Words};
 
 /// How often a reader tries for undisturbed words. A writing takes some 10 ns; a live writer is disturbed
@@ -230,6 +233,35 @@ impl Scoreboard {
         self.line(slot)[HELD].load(Relaxed)
     }
 
+    /// Whether the slot's worker died in the middle of writing: then what is [read](Self::read) may be of two moments.
+    ///
+    /// # Panics
+    /// When there is no such slot.
+    pub fn is_torn(&self, slot: u32) -> bool {
+        !self.line(slot)[SEQUENCE].load(Acquire).is_multiple_of(2)
+    }
+
+    /// Where the slot's worker is stopped between two pieces of work.
+    ///
+    /// # Panics
+    /// When there is no such slot.
+    pub fn gate(&self, slot: u32) -> Gate<'_> {
+        Gate::new(&self.words, self.gate_index(slot))
+    }
+
+    /// The slot's end of its gate. The caller knows that it is the slot's only worker.
+    ///
+    /// # Panics
+    /// When there is no such slot.
+    pub fn turnstile(&self, slot: u32) -> Turnstile {
+        Turnstile::new(Arc::clone(&self.words), self.gate_index(slot))
+    }
+
+    fn gate_index(&self, slot: u32) -> usize {
+        assert!(slot < self.slots, "expected a slot below {}, found {slot}", self.slots);
+        HEAD_LINES + self.slots as usize + slot as usize
+    }
+
     fn line(&self, slot: u32) -> &Line {
         assert!(slot < self.slots, "expected a slot below {}, found {slot}", self.slots);
         self.words.line(HEAD_LINES + slot as usize)
@@ -355,7 +387,7 @@ fn now_nanoseconds() -> u64 {
 
 /// The size of a scoreboard.
 fn bytes_of(slots: u32) -> u64 {
-    (HEAD_LINES as u64 + u64::from(slots)) * size_of::<Line>() as u64
+    (HEAD_LINES as u64 + 2 * u64::from(slots)) * size_of::<Line>() as u64
 }
 
 #[cfg(test)]

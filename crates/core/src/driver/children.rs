@@ -3,7 +3,7 @@
 use super::{Chunk, Driver, SCOREBOARD_LINES, Watch, now};
 use crate::crew::{ChildEnds, Piece, Word, Worker};
 use crate::error::{Error, Result, system};
-use crate::event::{Event, Whereabouts};
+use crate::event::{Event, Kept, Whereabouts};
 use crate::handle::{Answer, Cause, Death, Fault, Outcome};
 use crate::id::{ChunkId, JobId, Time, WorkerId};
 use crate::machine::MemoryKills;
@@ -11,7 +11,7 @@ use crate::mailbox::Answered;
 use crate::message::{ToParent, ToWorker, VERSION};
 use crate::process::{Notice, Process};
 use crate::telemetry::{Flow, Happening, Reply};
-use forklift_shm::{Phase, Span};
+use forklift_shm::Span;
 use rustix::event::epoll;
 use std::sync::Arc;
 use std::time::Duration;
@@ -54,6 +54,7 @@ impl Driver {
             }
             None => return Err(Error::Malformed("more workers at a time than a pool can watch")),
         };
+        self.scoreboard.gate(line).open();
         self.serials += 1;
         let (mut worker, ends) = Worker::new(id, self.serials, line, &self.mailbox, &self.stock)?;
         epoll::add(&self.epoll, &worker, Watch::Channel(worker.serial).token(), epoll::EventFlags::IN)
@@ -191,7 +192,9 @@ impl Driver {
         };
         let Some(job) = self.jobs.get_mut(&chunk.job) else { return };
         let next = chunk.first + u64::from(skip);
-        worker.pieces.push_back(Piece { chunk: chunk_id, job: chunk.job, next, left: items, since: now() });
+        worker.given += 1;
+        let (number, since) = (worker.given, now());
+        worker.pieces.push_back(Piece { chunk: chunk_id, job: chunk.job, number, next, left: items, since });
         if let Some(limit) = job.task_timeout {
             self.watched.insert((now().after(limit), id));
         }
@@ -212,7 +215,7 @@ impl Driver {
             first: chunk.first.saturating_sub(u64::from(chunk.lead)),
             skip: skip.saturating_add(chunk.lead),
             items,
-            retained: chunk.retained && !chunk.divided,
+            retained: chunk.may_come_back(),
             patience: patience.map_or(0, |time| u32::try_from(time.as_micros()).unwrap_or(u32::MAX).max(1)),
             function: new.then(|| job.function.outline()),
             payload: chunk.payload.outline(),
@@ -383,7 +386,7 @@ impl Driver {
                 self.hear(id, Word::Answered(Answered { worker: id, job, chunk, last, answer }));
             }
             ToParent::Unreadable { chunk } => {
-                if self.chunks.get(&chunk).is_some_and(|chunk| !chunk.retained) {
+                if self.chunks.get(&chunk).is_some_and(|chunk| chunk.kept != Kept::OneByOne) {
                     return Err(Error::Malformed("gave back what nobody can encode again"));
                 }
                 Self::take_back(worker, chunk)?;
@@ -448,7 +451,8 @@ impl Driver {
             worker.awaits_burial = true;
             return;
         }
-        let Some(at) = self.workers.get(&id).map(|worker| self.whereabouts(worker)) else { return };
+        let end = self.workers.get(&id).map(|worker| (self.whereabouts(worker), self.begun(worker)));
+        let Some((at, begun)) = end else { return };
         if let Some(worker) = self.workers.get_mut(&id) {
             if let Some(piece) = worker.pieces.front().filter(|_| at == Whereabouts::Translating)
                 && let Some(chunk) = self.chunks.get_mut(&piece.chunk)
@@ -478,7 +482,7 @@ impl Driver {
         let in_order = self.workers.get(&id).is_some_and(|worker| worker.state == "leaving");
         self.note(id, if in_order { Happening::Left } else { Happening::Died });
         self.remove(id);
-        self.events.push_back(Event::Exited { worker: id, at });
+        self.events.push_back(Event::Exited { worker: id, at, begun });
         // Told before anything else happens, so that the death is still the last one when its items are lost.
         self.settle();
         self.census.retried(self.scheduler.retried());
@@ -504,28 +508,6 @@ impl Driver {
                     job.known_by.remove(&id);
                 }
             }
-        }
-    }
-
-    /// Where a dead worker was, from the last thing it noted. A note about items other than those of its oldest
-    /// piece is a stale one: it had not begun.
-    fn whereabouts(&self, worker: &Worker) -> Whereabouts {
-        let Some(piece) = worker.pieces.front() else { return Whereabouts::Between };
-        let note = self.scoreboard.read(worker.line);
-        let within =
-            note.job == piece.job.0 && (piece.next..piece.next + u64::from(piece.left)).contains(&note.item);
-        let open = piece.next..piece.next + u64::from(piece.left);
-        if let Some(item) = worker.overdue.filter(|item| open.contains(item)) {
-            return Whereabouts::Overdue(item);
-        }
-        match note.phase {
-            Phase::Calling if within && worker.excess.is_some() => Whereabouts::Oversized(note.item),
-            Phase::Decoding | Phase::Encoding if within && worker.excess.is_some() && piece.left == 1 => {
-                Whereabouts::Oversized(piece.next)
-            }
-            Phase::Calling if within => Whereabouts::Calling(note.item),
-            Phase::Decoding | Phase::Encoding if within => Whereabouts::Translating,
-            _ => Whereabouts::Between,
         }
     }
 }

@@ -4,6 +4,7 @@
 //! when the oldest item of a piece could be overdue, then when the one it finds could be. Each look is a few loads.
 
 use super::Driver;
+use super::stops::stop;
 use crate::crew::Worker;
 use crate::id::{Time, WorkerId};
 use forklift_shm::Phase;
@@ -12,6 +13,9 @@ use std::time::Duration;
 /// What a worker may take to begin a piece that it was given, beyond the limit of an item. One that was stopped, or that
 /// hangs elsewhere, is replaced all the same.
 const START_PATIENCE: Duration = Duration::from_secs(1);
+
+/// When to look again at a worker that has gone on from what was overdue. Its answer is under way.
+const LOOK_AGAIN: Duration = Duration::from_millis(1);
 
 /// What a look at a worker shows.
 enum Sight {
@@ -33,16 +37,24 @@ impl Driver {
                 Sight::Until(at) => {
                     self.watched.insert((at, id));
                 }
-                Sight::Overdue(item) => self.stop_overdue(id, item),
+                // If it has gone on, what it has answered is about to be heard.
+                Sight::Overdue(item) if !self.stop_overdue(id, item) => {
+                    self.watched.insert((now.after(LOOK_AGAIN), id));
+                }
+                Sight::Overdue(_) => {}
             }
         }
     }
 
-    fn stop_overdue(&mut self, id: WorkerId, item: Option<u64>) {
-        if let Some(worker) = self.workers.get_mut(&id) {
+    /// Stops a worker at its oldest piece; whether it was at it.
+    fn stop_overdue(&mut self, id: WorkerId, item: Option<u64>) -> bool {
+        let Some(worker) = self.workers.get_mut(&id) else { return true };
+        let Some(number) = worker.pieces.front().map(|piece| piece.number) else { return true };
+        let is_stopped = stop(&self.scoreboard, worker, number);
+        if is_stopped {
             worker.overdue = item;
-            worker.kill();
         }
+        is_stopped
     }
 
     /// What the worker is doing. Items that are decoded or encoded together have the sum of their limits for it; if that

@@ -3,6 +3,7 @@
 //! After each call a worker looks for itself, and says when it has outgrown its limit (see `worker`). One that goes half
 //! as much again above it within a call cannot be waited for: the driver looks at all that are busy, and kills.
 
+use super::stops::stop;
 use super::{Driver, now};
 use crate::footprint::Footprint;
 use crate::handle::Excess;
@@ -35,7 +36,8 @@ impl Driver {
         let mut busy = false;
         for worker in self.workers.values_mut() {
             let Some(pid) = worker.process.as_ref().and_then(Process::pid) else { continue };
-            if worker.pieces.is_empty() || worker.excess.is_some() {
+            let Some(number) = worker.pieces.front().map(|piece| piece.number) else { continue };
+            if worker.excess.is_some() {
                 continue;
             }
             busy = true;
@@ -45,9 +47,10 @@ impl Driver {
             }
             let held_bytes = self.scoreboard.held(worker.line);
             let footprint = worker.footprint.get_or_insert_with(|| Footprint::of(Some(pid)));
-            if let Some(own_bytes) = footprint.above(held_bytes, ceiling) {
+            if let Some(own_bytes) = footprint.above(held_bytes, ceiling)
+                && stop(&self.scoreboard, worker, number)
+            {
                 worker.excess = Some(Excess { own_bytes, held_bytes, limit });
-                worker.kill();
                 self.counters.stopped_memory += 1;
                 self.census.stopped();
             }

@@ -1,29 +1,19 @@
-//! What follows from a death: items are encoded again, or reported as lost; or nothing can go on.
+//! What follows from a death: items are reported as lost; or nothing can go on.
 
 use super::Driver;
-use crate::event::Event;
-use crate::handle::{Answer, Death, Fault, Outcome};
-use crate::id::{ChunkId, JobId, WorkerId};
+use crate::event::Loss;
+use crate::handle::{Answer, Cause, Death, Fault, Outcome};
+use crate::id::{JobId, WorkerId};
 
 impl Driver {
-    /// A worker may have written to the memory of this chunk, or died of one of its items while it decoded them. Whoever
-    /// holds the items encodes them again, each by itself. Where nobody does they were encoded so from the start, and
-    /// are none the worse for it.
-    pub(super) fn reclaim(&mut self, chunk: ChunkId) {
-        let Some(known) = self.chunks.get(&chunk) else { return };
-        if known.retained
-            && let Some(job) = self.jobs.get(&known.job)
-        {
-            job.handle.restore(chunk, known.apart);
-        } else {
-            self.events.push_back(Event::Restored { chunk, bytes: known.payload.bytes() });
-        }
-    }
-
-    pub(super) fn lose(&mut self, job: JobId, item: u64, worker: WorkerId) {
+    pub(super) fn lose(&mut self, job: JobId, item: u64, worker: WorkerId, loss: Loss) {
         let Some(job) = self.jobs.get(&job) else { return };
         let death = self.last_death.clone().filter(|death| death.worker == worker);
-        let death = death.unwrap_or_else(|| Death::unknown(worker));
+        let mut death = death.unwrap_or_else(|| Death::unknown(worker));
+        if loss == Loss::Used {
+            // Whatever the worker ended for, it was not this item.
+            death = Death { overdue: None, excess: None, cause: Cause::Aside, ..death };
+        }
         job.recorder.lost();
         self.figures.done += 1;
         self.figures.failed += 1;

@@ -30,7 +30,7 @@ fn what_is_lent_is_neither_copied_nor_weighed() {
     let loan = Loan::foreign(Arc::clone(block.segment()), block.span().offset + 10, 30_000, block);
     let payload = Payload::pack(&arena, &[b"abc"], &[Source::Lend(loan)]).unwrap();
     assert_eq!((payload.bytes(), payload.lent_bytes(), payload.copied_bytes()), (3, 30_000, 0));
-    assert!(!payload.mutable(), "a receiver sees it copy-on-write");
+    assert_eq!(payload.holding(), Holding::Lent, "a receiver sees it copy-on-write");
     let written = payload.loans().next().unwrap().clone().writable().span();
     assert_eq!(sharing_of(written.segment), Sharing::Shared, "one that is to write to it does not");
     assert_eq!((arena.usage().allocations, home.usage().live_blocks), (0, 1));
@@ -132,7 +132,7 @@ fn what_is_shown_is_weighed_and_not_copied() {
     let payload = Payload::pack(&arena, &[b"abc"], &[Source::Weigh(loan)]).unwrap();
     assert_eq!((payload.bytes(), payload.lent_bytes(), payload.copied_bytes()), (50_003, 50_000, 0));
     assert_eq!((payload.total_bytes(), arena.usage().allocations), (50_003, 0));
-    assert!(!payload.mutable(), "whoever gets it copies it");
+    assert_eq!(payload.holding(), Holding::Lent, "whoever gets it copies it");
     let span = payload.loans().next().unwrap().span();
     let owner = Arc::new(Owner::default());
     // It can be sent again, when the first receiver has died.

@@ -7,54 +7,17 @@
 //! | not pulled | with the feed; at most [`Credit::items`] of them are promised a place |
 //! | ready | in a [`Piece`] of [`Job::ready`] |
 //! | at a worker | in a piece that a worker holds; the worker stands in [`Chunk::holders`] |
-//! | parked | in a piece of [`Chunk::parked`], until the payload is whole again |
+//! | parked | in the chunk's [`Goods`], until it is encoded again |
 //! | over | counted in [`Job::answered`] or [`Job::lost`] |
 //!
 //! An item of a cancelled job may also have been dropped: then it is nowhere.
 
 use super::budget::Credit;
 use super::chunking::{Chunker, Precedent};
+use super::ownership::{Goods, Piece};
 use crate::event::{Chunking, Delivery, JobSpec};
 use crate::id::{ChunkId, JobId, WorkerId};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-
-/// Some items of a chunk that go to one worker together.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Piece {
-    pub(super) chunk: ChunkId,
-    /// Items of the chunk before this piece.
-    pub(super) skip: u32,
-    pub(super) items: u32,
-    /// How often it came back from a worker that died before it began.
-    pub(super) unbegun: u8,
-    /// Its items go one by one, to find the one that kills.
-    pub(super) singly: bool,
-}
-
-impl Piece {
-    /// The same piece without its first `items`.
-    pub(super) fn after(self, items: u32) -> Piece {
-        let items = items.min(self.items);
-        Piece { skip: self.skip + items, items: self.items - items, ..self }
-    }
-
-    /// Only the first `items` of the piece.
-    pub(super) fn first(self, items: u32) -> Piece {
-        Piece { items: items.min(self.items), ..self }
-    }
-}
-
-/// Whether the payload of a chunk may be sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Payload {
-    Whole,
-    /// A worker died that may have written to it. The driver is told when the chunk is next needed.
-    Damaged,
-    /// The driver was told to make it whole.
-    Reclaimed,
-    /// Another worker died that may have written to it, after the driver was told: it must be told once more.
-    ReclaimedTooEarly,
-}
 
 /// Items that were encoded together.
 #[derive(Debug)]
@@ -67,9 +30,8 @@ pub(super) struct Chunk {
     pub(super) open: u32,
     /// Workers that hold a piece of it.
     pub(super) holders: BTreeSet<WorkerId>,
-    pub(super) payload: Payload,
-    /// Pieces that wait for the payload to be whole.
-    pub(super) parked: Vec<Piece>,
+    /// Its bytes, and the pieces that wait for better ones.
+    pub(super) goods: Goods,
 }
 
 /// One call of `map`, `imap`, `apply_async`…
@@ -185,16 +147,6 @@ mod tests {
     fn job(items: Option<u64>) -> Job {
         let (chunking, delivery) = (Chunking::Automatic, Delivery::Streamed(Some(0)));
         Job::new(JobSpec { function: None, items, chunking, delivery, retries: 0, task_timeout: None }, None)
-    }
-
-    #[test]
-    fn a_piece_is_cut_in_two_without_loss() {
-        let piece = Piece { chunk: ChunkId(1), skip: 3, items: 10, unbegun: 0, singly: false };
-        for cut in 0..=10 {
-            let (first, after) = (piece.first(cut), piece.after(cut));
-            assert_eq!((first.skip, first.skip + first.items), (3, after.skip));
-            assert_eq!(after.skip + after.items, 13);
-        }
     }
 
     #[test]

@@ -1,6 +1,5 @@
 //! What an answer teaches: about the items of its job, about messages, and about what the job owes the others.
 
-use super::job::Piece;
 use super::{Scheduler, chunking, nanos};
 use crate::event::Spent;
 use crate::id::{JobId, Time};
@@ -36,9 +35,9 @@ impl Scheduler {
         }
     }
 
-    pub(super) fn proved(&mut self, job: JobId, piece: Piece) {
+    pub(super) fn proved(&mut self, job: JobId, items: u32) {
         if let Some(state) = self.jobs.get_mut(&job) {
-            state.chunker.proved(piece.items);
+            state.chunker.proved(items);
         }
     }
 }

@@ -23,10 +23,11 @@
 //!    to the front of its queue. With its last call it is to be [relieved](Command::Relieve); when it holds nothing any
 //!    more it is [excused](Command::Excuse), and so is one that is used up otherwise ([`Event::UsedUp`]). Its successor
 //!    stands by until then.
-//! 5. *Blame.* An item is lost if its worker died in it, or while translating it alone; see `recovery`. Items that
-//!    die with a worker that *we* had killed because of another job are not lost but go again.
+//! 5. *Blame.* An item is lost if its worker died in it, or while translating it alone; see `recovery`. Others go again:
+//!    those that had not begun as they are, those that had only from bytes that are as they were; see `ownership`.
 //! 6. *Cancelling* drops what no worker holds, and interrupts each worker that is at work on the job. A worker that
-//!    holds a piece of it behind one of another job is interrupted when it comes to it.
+//!    holds a piece of it behind one of another job is interrupted when it comes to it. One that has gone on meanwhile
+//!    is left alone ([`Event::Passed`]).
 //! 7. *Odd events* are ignored: they may come late. A chunk submitted to a job that is over is retired at once.
 //! 8. *Workers in seats at or above `processes` leave* ([`Event::Resized`]): the supervisor dismisses exactly these,
 //!    by the same rule from the same events.
@@ -44,10 +45,12 @@
 
 mod budget;
 mod chunking;
+mod dispatch;
 mod grants;
 mod job;
 mod lessons;
 mod outlook;
+mod ownership;
 mod placement;
 mod precedents;
 mod recovery;
@@ -61,9 +64,10 @@ use crate::event::{Command, Event, JobSpec, Spent};
 use crate::id::{ChunkId, JobId, Time, WorkerId};
 use budget::Window;
 use chunking::{Bounds, FAR_FACTOR, MessageCost};
-use job::{Chunk, Job, Payload, Piece};
+use job::{Chunk, Job};
+use ownership::{Goods, Piece};
 pub(crate) use placement::HELD_MAX;
-use placement::{Bench, Hand, Held, Turns};
+use placement::{Bench, Hand, Turns};
 use precedents::Precedents;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -149,8 +153,8 @@ impl Scheduler {
         self.effort += 1;
         match *event {
             Event::Opened { job, spec } => self.opened(job, spec, out),
-            Event::Submitted { job, chunk, first, items, bytes } => {
-                self.submitted(now, job, chunk, first, items, bytes, out);
+            Event::Submitted { job, chunk, first, items, bytes, holding, kept } => {
+                self.submitted(now, job, chunk, first, items, bytes, Goods::new(holding, kept), out);
             }
             Event::Exhausted { job, .. } => self.exhausted(job, out),
             Event::Cancelled { job } => self.cancelled(job, out),
@@ -160,7 +164,9 @@ impl Scheduler {
                     self.ask(job);
                 }
             }
-            Event::Restored { chunk, bytes } => self.restored(chunk, bytes, out),
+            Event::Restored { chunk, bytes } => self.restored(chunk, bytes),
+            Event::Forfeited { chunk } => self.forfeited(chunk, out),
+            Event::Passed { worker, piece } => self.passed(worker, piece, out),
             Event::Resized { processes } => self.resized(processes),
             Event::Admitted { window_bytes, stream_bytes } => {
                 self.window.resize(window_bytes);
@@ -193,7 +199,7 @@ impl Scheduler {
             }
             Event::Unreadable { worker, chunk } => self.unreadable(worker, chunk, out),
             Event::Forking { lasts } => self.forking = lasts,
-            Event::Exited { worker, at } => self.exited(worker, at, out),
+            Event::Exited { worker, at, begun } => self.exited(worker, at, begun, out),
             Event::Stillborn { .. } | Event::Excused { .. } | Event::Wanted | Event::Tick => {}
         }
         self.place(now, out);
@@ -263,6 +269,7 @@ impl Scheduler {
         first: u64,
         items: u32,
         bytes: u64,
+        goods: Goods,
         out: &mut Vec<Command>,
     ) {
         if self.chunks.contains_key(&chunk) {
@@ -279,12 +286,11 @@ impl Scheduler {
         state.chunker.encoded(items, bytes);
         state.submitted += u64::from(items);
         state.chunks.insert(chunk);
-        let (holders, parked) = Default::default();
-        let payload = Payload::Whole;
-        self.chunks.insert(chunk, Chunk { job, first, bytes, open: items, holders, payload, parked });
+        let holders = BTreeSet::new();
+        self.chunks.insert(chunk, Chunk { job, first, bytes, open: items, holders, goods });
         self.window.enter(bytes);
         self.pledge(now, job);
-        self.queue(job, [Piece { chunk, skip: 0, items, unbegun: 0, singly: false }], End::Back);
+        self.queue(job, [Piece::whole(chunk, items)], End::Back);
         self.ask(job);
     }
 
@@ -326,24 +332,24 @@ impl Scheduler {
         out: &mut Vec<Command>,
     ) {
         let Some(hand) = self.workers.get_mut(&worker) else { return };
-        let Some(held) = hand.held.front_mut().filter(|held| held.piece.chunk == chunk) else { return };
+        let Some(held) = hand.held.front_mut().filter(|held| held.piece.chunk() == chunk) else { return };
         let items = items.min(held.left());
         if items == 0 {
             return;
         }
-        let whole = items == held.piece.items;
+        let sent = held.piece.items();
         held.done += items;
-        let (job, piece, charge, sent_idle) = (held.job, held.piece, held.charge_nanos, held.sent_idle);
+        let (job, charge, sent_idle) = (held.job, held.charge_nanos, held.sent_idle);
         let completed = held.left() == 0;
         if completed {
             hand.held.pop_front();
         }
         self.learn(job, items, bytes, spent, charge);
-        if whole {
+        if items == sent {
             self.learn_whole(now, job, items, spent, sent_idle);
         }
         if completed {
-            self.proved(job, piece);
+            self.proved(job, sent);
             self.let_go(worker, chunk);
         }
         self.close_items(chunk, items, |job| &mut job.answered, out);
@@ -379,7 +385,7 @@ impl Scheduler {
         for chunk in state.chunks.clone() {
             self.effort += 1;
             if let Some(state) = self.chunks.get_mut(&chunk) {
-                state.parked.clear();
+                state.goods.drop_parked();
                 holders.extend(&state.holders);
             }
             self.retire_if_over(chunk, out);
@@ -426,7 +432,7 @@ impl Scheduler {
         let was_empty = state.ready.is_empty();
         let before = state.ready.len();
         let add = |piece: Piece, items: &mut u64| {
-            *items += u64::from(piece.items);
+            *items += u64::from(piece.items());
             piece
         };
         match end {
@@ -442,130 +448,6 @@ impl Scheduler {
         self.effort += added;
         if was_empty && added > 0 {
             self.turns.join(job, &mut state.clock);
-        }
-    }
-
-    /// Gives ready pieces to workers that have room, as long as there are both.
-    fn place(&mut self, now: Time, out: &mut Vec<Command>) {
-        while let Some(job) = self.turns.next() {
-            self.effort += 1;
-            if self.park_front(job, out) {
-                continue;
-            }
-            let Some(worker) = self.choose(job) else { break };
-            self.dispatch(now, job, worker, out);
-        }
-    }
-
-    /// If the job's first piece must wait for its payload, sets it aside.
-    fn park_front(&mut self, job: JobId, out: &mut Vec<Command>) -> bool {
-        let Some(&piece) = self.jobs.get(&job).and_then(|state| state.ready.front()) else { return false };
-        if self.chunks.get(&piece.chunk).is_some_and(|chunk| chunk.payload == Payload::Whole) {
-            return false;
-        }
-        self.take(job, piece.items);
-        self.park(piece, out);
-        true
-    }
-
-    /// Who takes the job's next piece: an idle worker, or one whose piece in hand and this are brief together.
-    fn choose(&mut self, job: JobId) -> Option<WorkerId> {
-        if let Some(worker) = self.bench.idle() {
-            return Some(worker);
-        }
-        if !self.forking.is_zero() {
-            // What follows should last as long as the fork, and be sent when the next answer has shown how much that is.
-            return None;
-        }
-        let brief = self.config.brief.as_secs_f64();
-        let state = self.jobs.get(&job)?;
-        let next = self.expected(job, self.cut(state, *state.ready.front()?));
-        if next >= brief {
-            return None;
-        }
-        while let Some(worker) = self.bench.at_one() {
-            self.effort += 1;
-            let hand = self.workers.get(&worker)?;
-            let held = hand.held.front()?;
-            let running = self.expected(held.job, held.left());
-            if running + next < brief {
-                return Some(worker);
-            }
-            if running < brief {
-                return None;
-            }
-            // What it is at takes too long. It comes back to the bench with its next answer.
-            if let Some(hand) = self.workers.get_mut(&worker) {
-                self.bench.remove(worker, hand);
-            }
-        }
-        None
-    }
-
-    /// Seconds that so many items of the job will hardly exceed; infinite while nothing is known.
-    fn expected(&self, job: JobId, items: u32) -> f64 {
-        let known = self.jobs.get(&job).map(|state| state.chunker.seconds).filter(Trend::known);
-        known.map_or(f64::INFINITY, |seconds| seconds.at_most(items))
-    }
-
-    /// How many items of a ready piece go in one message. A piece may have become too large since it was formed:
-    /// because items cost more now, or because the job comes to its end and the others should have a share.
-    fn cut(&self, job: &Job, piece: Piece) -> u32 {
-        if piece.singly {
-            return 1;
-        }
-        let Some(wanted) = job.chunker.items_of_ready(&self.bounds(job)) else { return piece.items };
-        // A remainder of less than half a message's worth is not worth a message.
-        if piece.items <= wanted.saturating_add(wanted / 2) { piece.items } else { wanted }
-    }
-
-    fn dispatch(&mut self, now: Time, job: JobId, worker: WorkerId, out: &mut Vec<Command>) {
-        let Some(state) = self.jobs.get(&job) else { return };
-        let Some(&piece) = state.ready.front() else { return };
-        let calls_left = self.workers.get(&worker).and_then(|hand| hand.calls_left);
-        let limit = u32::try_from(calls_left.unwrap_or(u64::MAX)).unwrap_or(u32::MAX);
-        let piece = piece.first(self.cut(state, piece).min(limit));
-        let patience =
-            if calls_left.is_some() { None } else { state.chunker.patience(piece.items, self.config.brief) };
-        let seconds = state.chunker.seconds;
-        let charge = if seconds.known() {
-            Duration::from_secs_f64(seconds.mean().clamp(0.0, 1e9))
-        } else {
-            self.config.brief
-        };
-        self.take(job, piece.items);
-        if let Some(state) = self.jobs.get_mut(&job) {
-            let turn = nanos(charge).saturating_mul(u64::from(piece.items));
-            self.turns.take(job, &mut state.clock, turn.saturating_add(nanos(self.message_cost.get())));
-        }
-        if let Some(chunk) = self.chunks.get_mut(&piece.chunk) {
-            chunk.holders.insert(worker);
-        }
-        self.change(worker, |hand| {
-            let sent_idle = hand.held.is_empty().then_some(now);
-            hand.held.push_back(Held { job, piece, done: 0, sent_idle, charge_nanos: nanos(charge) });
-            hand.calls_left = calls_left.map(|left| left.saturating_sub(u64::from(piece.items)));
-        });
-        let Piece { chunk, skip, items, .. } = piece;
-        out.push(Command::Dispatch { worker, chunk, skip, items, patience });
-        if calls_left == Some(u64::from(items)) {
-            out.push(Command::Relieve { worker });
-        }
-        self.ask(job);
-    }
-
-    /// Takes the first items of the first piece out of the job's queue.
-    fn take(&mut self, job: JobId, items: u32) {
-        let Some(state) = self.jobs.get_mut(&job) else { return };
-        let Some(piece) = state.ready.front_mut() else { return };
-        *piece = piece.after(items);
-        state.ready_items = state.ready_items.saturating_sub(u64::from(items));
-        if piece.items == 0 {
-            state.ready.pop_front();
-            self.ready_pieces -= 1;
-        }
-        if state.ready.is_empty() {
-            self.turns.leave(job, state.clock);
         }
     }
 

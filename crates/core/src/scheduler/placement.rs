@@ -21,7 +21,7 @@
 //! behind has the [turn](Turns). So jobs share the workers by time, not by number of pieces. A job that had nothing
 //! to do starts level with the others: time not used is not saved up.
 
-use super::job::Piece;
+use super::ownership::Piece;
 use crate::id::{JobId, Time, WorkerId};
 use std::collections::{BTreeSet, VecDeque};
 
@@ -29,10 +29,14 @@ use std::collections::{BTreeSet, VecDeque};
 pub(crate) const HELD_MAX: usize = 2;
 
 /// A piece in the hands of a worker.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub(super) struct Held {
     pub(super) job: JobId,
     pub(super) piece: Piece,
+    /// Its number: how many pieces the worker had been given with it.
+    pub(super) number: u64,
+    /// The edition of its chunk that the worker has.
+    pub(super) edition: u32,
     /// Items of it that were answered.
     pub(super) done: u32,
     /// When it was sent, if the worker had nothing else to do.
@@ -43,7 +47,13 @@ pub(super) struct Held {
 
 impl Held {
     pub(super) fn left(&self) -> u32 {
-        self.piece.items - self.done
+        self.piece.items() - self.done
+    }
+
+    /// What was not answered of it, from a worker that does not have it any more.
+    pub(super) fn into_rest(mut self) -> Piece {
+        let _answered = self.piece.cut(self.done);
+        self.piece
     }
 }
 
@@ -51,6 +61,8 @@ impl Held {
 #[derive(Debug, Default)]
 pub(super) struct Hand {
     pub(super) held: VecDeque<Held>,
+    /// Pieces that it was ever given.
+    pub(super) given: u64,
     /// Calls that it may still be given; `None` is no limit.
     pub(super) calls_left: Option<u64>,
     pub(super) ready: bool,
@@ -63,6 +75,8 @@ pub(super) struct Hand {
     pub(super) excused: bool,
     /// We have it killed, for another reason than what it does: its death blames nothing.
     pub(super) doomed: bool,
+    /// The piece of this number was wanted no more, but it had gone on from it.
+    pub(super) passed: u64,
     /// Where it stands on the bench.
     rank: Option<Rank>,
 }
@@ -191,8 +205,8 @@ mod tests {
     }
 
     fn held() -> Held {
-        let piece = Piece { chunk: ChunkId(0), skip: 0, items: 1, unbegun: 0, singly: false };
-        Held { job: JobId(0), piece, done: 0, sent_idle: None, charge_nanos: 0 }
+        let piece = Piece::whole(ChunkId(0), 1);
+        Held { job: JobId(0), piece, number: 1, edition: 0, done: 0, sent_idle: None, charge_nanos: 0 }
     }
 
     /// A bench of ready workers, each with so many pieces in hand.
@@ -201,7 +215,7 @@ mod tests {
         let mut hands = Vec::new();
         for (slot, &count) in (0..).zip(pieces) {
             let mut hand = Hand { ready: true, ..Hand::default() };
-            hand.held.extend(std::iter::repeat_n(held(), count));
+            hand.held.extend(std::iter::repeat_with(held).take(count));
             bench.place(worker(slot), &mut hand);
             hands.push(hand);
         }

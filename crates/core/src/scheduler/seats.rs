@@ -8,7 +8,7 @@ use crate::id::{ChunkId, WorkerId};
 impl Scheduler {
     /// The worker holds one piece of the chunk less.
     pub(super) fn let_go(&mut self, worker: WorkerId, chunk: ChunkId) {
-        let holds = |hand: &Hand| hand.held.iter().any(|held| held.piece.chunk == chunk);
+        let holds = |hand: &Hand| hand.held.iter().any(|held| held.piece.chunk() == chunk);
         if self.workers.get(&worker).is_some_and(holds) {
             return;
         }
@@ -20,10 +20,13 @@ impl Scheduler {
     /// The worker's hand has changed: it takes its place on the bench, or is stopped from doing what nobody wants.
     pub(super) fn reseat(&mut self, worker: WorkerId, out: &mut Vec<Command>) {
         let Some(hand) = self.workers.get_mut(&worker) else { return };
-        let at = hand.held.front().and_then(|held| self.jobs.get(&held.job));
-        if at.is_some_and(|job| job.cancelled) && !hand.doomed {
+        if let Some(held) = hand.held.front()
+            && !hand.doomed
+            && hand.passed < held.number
+            && self.jobs.get(&held.job).is_some_and(|job| job.cancelled)
+        {
             hand.doomed = true;
-            out.push(Command::Interrupt { worker });
+            out.push(Command::Interrupt { worker, piece: held.number });
         }
         self.bench.place(worker, hand);
         if hand.held.is_empty() && hand.used_up && !std::mem::replace(&mut hand.excused, true) {
@@ -32,6 +35,13 @@ impl Scheduler {
         if !hand.occupies() {
             self.relieve(worker.slot);
         }
+    }
+
+    /// The worker had gone on from a piece at which it was to be interrupted: it lives, and its answer is on the way.
+    pub(super) fn passed(&mut self, worker: WorkerId, piece: u64, out: &mut Vec<Command>) {
+        let Some(hand) = self.workers.get_mut(&worker) else { return };
+        (hand.doomed, hand.passed) = (false, piece);
+        self.reseat(worker, out);
     }
 
     /// The oldest worker of the seat that has something to do there has the seat; the others stand by.

@@ -4,13 +4,14 @@
 //! its first three), `retire c1`, `reclaim c1`, `lose j0 i7`, `finish j0`, `interrupt w0`.
 
 mod again;
+mod begun;
 mod numbered;
 mod probe;
 mod shortage;
 
 use super::*;
-use crate::event::{Chunking, Delivery, Wear, Whereabouts};
-use Whereabouts::{Between, Calling, Translating};
+use crate::event::{Chunking, Delivery, Holding, Kept, Wear, Whereabouts};
+use Whereabouts::{Between, Calling, Overdue, Oversized, Translating};
 
 /// Shows the events to a scheduler, one by one at the times given (in ms), and compares what it orders.
 fn check(config: SchedulerConfig, script: &[(u64, Event, &str)]) {
@@ -33,7 +34,7 @@ fn short(command: &Command) -> String {
         Command::Reclaim { chunk } => format!("reclaim c{}", chunk.0),
         Command::Lose { job, item, .. } => format!("lose j{} i{item}", job.0),
         Command::Finish { job } => format!("finish j{}", job.0),
-        Command::Interrupt { worker } => format!("interrupt w{}", worker.slot),
+        Command::Interrupt { worker, .. } => format!("interrupt w{}", worker.slot),
         Command::Relieve { worker } => format!("relieve w{}", worker.slot),
         Command::Excuse { worker } => format!("excuse w{}", worker.slot),
         other => panic!("{other:?} is not the scheduler's to give"),
@@ -67,7 +68,8 @@ fn fixed(job: u64, items: u64, size: u32) -> Event {
 }
 
 fn submit(job: u64, chunk: u64, first: u64, items: u32, bytes: u64) -> Event {
-    Event::Submitted { job: JobId(job), chunk: ChunkId(chunk), first, items, bytes }
+    let (holding, kept) = (Holding::Own, Kept::OneByOne);
+    Event::Submitted { job: JobId(job), chunk: ChunkId(chunk), first, items, bytes, holding, kept }
 }
 
 fn end(job: u64, items: u64) -> Event {
@@ -85,8 +87,13 @@ fn answer(slot: u32, chunk: u64, items: u32, micros: u64) -> Event {
     Event::Returned { worker: id(slot), chunk: ChunkId(chunk), items, last: true, bytes, spent }
 }
 
+/// A worker that had begun one item if it was calling it, else none.
 fn exit(slot: u32, at: Whereabouts) -> Event {
-    Event::Exited { worker: id(slot), at }
+    exit_having_begun(u32::from(matches!(at, Calling(_) | Overdue(_) | Oversized(_))), slot, at)
+}
+
+fn exit_having_begun(begun: u32, slot: u32, at: Whereabouts) -> Event {
+    Event::Exited { worker: id(slot), at, begun }
 }
 
 fn restored(chunk: u64, bytes: u64) -> Event {
@@ -348,10 +355,9 @@ fn who_died_translating_names_no_item_so_they_go_one_by_one() {
         (0, born(1), ""),
         (0, ready(1), ""),
         (0, restored(0, 60), "send w1 c0 2+1, send w1 c0 3+1"),
-        (0, exit(1, Translating), "lose j0 i2, reclaim c0"),
+        (0, exit(1, Translating), "lose j0 i2"),
         (0, born(2), ""),
-        (0, ready(2), ""),
-        (0, restored(0, 60), "send w2 c0 3+1, send w2 c0 4+1"),
+        (0, ready(2), "send w2 c0 3+1, send w2 c0 4+1"),
     ];
     death(Translating, &singly);
     death(Calling(99), &singly);
@@ -378,27 +384,6 @@ fn a_piece_that_was_not_begun_is_blamed_at_the_third_time_only() {
             (0, born(3), ""),
             (0, ready(3), ""),
             (0, restored(0, 60), "send w3 c0 0+1"),
-        ],
-    );
-}
-
-#[test]
-fn a_death_after_reclaiming_began_asks_for_it_once_more() {
-    check(
-        SchedulerConfig { tasks_per_worker: Some(2), ..seats(4) },
-        &[
-            (0, born(0), ""),
-            (0, ready(0), ""),
-            (0, born(1), ""),
-            (0, ready(1), ""),
-            (0, fixed(0, 4, 4), "grant j0 1x4"),
-            (0, submit(0, 0, 0, 4, 60), "send w1 c0 0+2, relieve w1, send w0 c0 2+2, relieve w0"),
-            (0, exit(0, Calling(2)), "reclaim c0, lose j0 i2"),
-            (0, exit(1, Calling(0)), "lose j0 i0"),
-            (0, born(2), ""),
-            (0, ready(2), ""),
-            (0, restored(0, 60), "reclaim c0"),
-            (0, restored(0, 60), "send w2 c0 1+1"),
         ],
     );
 }
@@ -443,12 +428,13 @@ fn two_jobs(then: &[(u64, Event, &str)]) {
 
 #[test]
 fn who_is_killed_for_one_job_does_not_cost_another_its_item() {
+    let successor = WorkerId { slot: 0, generation: 2 };
     let restarted = [
         (0, cancel(0), "interrupt w0"),
         (0, answer(0, 2, 1, 5), "retire c2, finish j0"),
-        (0, exit(0, Calling(1)), "reclaim c3"),
-        (0, restored(3, 9), ""),
-        (0, born(1), ""),
+        (0, exit(0, Between), ""),
+        (0, Event::Born { worker: successor }, ""),
+        (0, Event::Ready { worker: successor }, "send w0 c3 0+1"),
     ];
     two_jobs(&restarted);
 }

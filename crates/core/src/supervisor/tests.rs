@@ -65,7 +65,7 @@ fn refused(slot: u32, generation: u32) -> Event {
 }
 
 fn exited(slot: u32, generation: u32) -> Event {
-    Event::Exited { worker: id(slot, generation), at: Whereabouts::Between }
+    Event::Exited { worker: id(slot, generation), at: Whereabouts::Between, begun: 0 }
 }
 
 fn returned(slot: u32, generation: u32, items: u32) -> Event {

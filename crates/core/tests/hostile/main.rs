@@ -11,7 +11,7 @@ mod corpus;
 
 use forklift_core::channel::{self, ParentEnd, WorkerEnd};
 use forklift_core::config::{SchedulerConfig, SpillConfig, SupervisorConfig};
-use forklift_core::event::{Chunking, Delivery, JobSpec, Spent};
+use forklift_core::event::{Chunking, Delivery, JobSpec, Kept, Spent};
 use forklift_core::handle::{Taking, Turn};
 use forklift_core::id::{ChunkId, JobId, Time, WorkerId};
 use forklift_core::machine::Machine;
@@ -389,7 +389,7 @@ fn endure(hostile: &[Vec<Packet>]) {
         match job.turn(!fed, Taking::Any, Duration::from_millis(5)) {
             Turn::Feed(_) => {
                 let payload = Payload::pack(stage.pool.arena(), &[b"item"], &[]).unwrap();
-                stage.pool.submit(job.id(), 0, 1, payload, false);
+                stage.pool.submit(job.id(), 0, 1, payload, Kept::Not);
                 stage.pool.exhaust(job.id(), 1);
                 fed = true;
             }

@@ -4,7 +4,7 @@
 
 use crate::plan::{JobPlan, Plan};
 use crate::seats::WorkerBook;
-use forklift_core::event::{Command, Delivery, Event, Whereabouts};
+use forklift_core::event::{Command, Delivery, Event, Holding, Kept, Loss, Whereabouts};
 use forklift_core::id::{ChunkId, JobId, WorkerId};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -38,12 +38,14 @@ pub(crate) struct ChunkBook {
     pub(crate) first: u64,
     pub(crate) items: u32,
     pub(crate) bytes: u64,
-    /// Deaths in it, how many of these the last `Reclaim` knew of, and how many are made good.
-    pub(crate) damage: u32,
-    pub(crate) told: u32,
-    pub(crate) healed: u32,
+    pub(crate) holding: Holding,
+    /// The feed has not found that its items are not what they were.
+    pub(crate) kept: Kept,
+    /// How often it was encoded again, and in which edition of it each item was begun last by a worker that is dead.
+    pub(crate) edition: u32,
+    pub(crate) used: Vec<Option<u32>>,
     pub(crate) reclaiming: bool,
-    /// A worker died that should have begun on it: it may be reclaimed, though it need not be.
+    /// A worker died with a piece of it, or could not decode it, since it was encoded.
     pub(crate) suspect: bool,
 }
 
@@ -53,6 +55,8 @@ pub(crate) struct Piece {
     pub(crate) skip: u32,
     pub(crate) items: u32,
     pub(crate) done: u32,
+    pub(crate) edition: u32,
+    pub(crate) number: u64,
 }
 
 /// Outcomes that a run has seen: the tests assert that all of them came up.
@@ -122,8 +126,11 @@ impl Audit {
         (self.death, self.lost_now) = (None, 0);
         match *event {
             Event::Opened { job, spec } => self.open(job, spec.delivery),
-            Event::Submitted { job, chunk, first, items, bytes } => {
-                self.submit(job, chunk, first, items, bytes)
+            Event::Submitted { job, chunk, first, items, bytes, holding, kept } => {
+                self.submit(job, chunk, first, items, bytes);
+                if let Some(book) = self.chunks.get_mut(&chunk) {
+                    (book.holding, book.kept) = (holding, kept);
+                }
             }
             Event::Exhausted { job, .. } => {
                 if let Some(book) = self.jobs.get_mut(&job) {
@@ -138,6 +145,8 @@ impl Audit {
                 }
             }
             Event::Restored { chunk, bytes } => self.restore(chunk, bytes),
+            Event::Forfeited { chunk } => self.forfeit(chunk),
+            Event::Passed { worker, piece } => self.pass(worker, piece),
             Event::Resized { processes } => self.processes = processes,
             Event::Admitted { window_bytes, .. } => {
                 self.window = window_bytes;
@@ -176,7 +185,7 @@ impl Audit {
             Event::Surrendered { worker, chunk } => self.surrender(worker, chunk),
             Event::Returned { worker, chunk, items, bytes, .. } => self.answer(worker, chunk, items, bytes),
             Event::Unreadable { worker, chunk } => self.give_back(worker, chunk),
-            Event::Exited { worker, at } => self.exit(worker, at),
+            Event::Exited { worker, at, begun } => self.exit(worker, at, begun),
             Event::Forking { .. } | Event::Tick => {}
         }
     }
@@ -202,8 +211,9 @@ impl Audit {
         book.submitted += u64::from(items);
         book.largest_chunk = book.largest_chunk.max(bytes);
         self.in_flight += bytes;
-        let (damage, told, healed, reclaiming, suspect) = Default::default();
-        let book = ChunkBook { job, first, items, bytes, damage, told, healed, reclaiming, suspect };
+        let (holding, kept, edition, used) = (Holding::Own, Kept::Not, 0, vec![None; items as usize]);
+        let (reclaiming, suspect) = (false, false);
+        let book = ChunkBook { job, first, items, bytes, holding, kept, edition, used, reclaiming, suspect };
         self.chunks.insert(chunk, book);
     }
 
@@ -216,9 +226,24 @@ impl Audit {
     fn restore(&mut self, chunk: ChunkId, bytes: u64) {
         let Some(book) = self.chunks.get_mut(&chunk) else { return };
         assert!(book.reclaiming);
-        (book.reclaiming, book.healed) = (false, book.told);
+        (book.reclaiming, book.suspect) = (false, false);
+        book.edition += 1;
         self.in_flight = self.in_flight - book.bytes + bytes;
         book.bytes = bytes;
+    }
+
+    fn forfeit(&mut self, chunk: ChunkId) {
+        let Some(book) = self.chunks.get_mut(&chunk) else { return };
+        assert!(book.reclaiming);
+        (book.reclaiming, book.kept) = (false, Kept::Not);
+        self.seen.note("forfeited");
+    }
+
+    /// The worker was not interrupted after all.
+    fn pass(&mut self, worker: WorkerId, piece: u64) {
+        if let Some(book) = self.workers.get_mut(&worker) {
+            (book.interrupted, book.passed) = (false, piece);
+        }
     }
 
     fn answer(&mut self, worker: WorkerId, chunk: ChunkId, items: u32, bytes: u64) {
@@ -245,33 +270,36 @@ impl Audit {
         }
     }
 
-    /// It could not be decoded, so it may have been written to.
+    /// It could not be decoded.
     fn give_back(&mut self, worker: WorkerId, chunk: ChunkId) {
         if let Some(piece) = self.hand_back(worker, chunk) {
             assert_eq!(piece.done, 0);
-            self.chunks.get_mut(&chunk).expect("its chunk").damage += 1;
+            self.chunks.get_mut(&chunk).expect("its chunk").suspect = true;
             self.seen.note("given back");
         }
     }
 
-    fn exit(&mut self, worker: WorkerId, at: Whereabouts) {
+    fn exit(&mut self, worker: WorkerId, at: Whereabouts, begun: u32) {
         let book = self.workers.remove(&worker).expect("a worker that was ordered");
         if !book.ready {
             self.barren.insert(worker.slot);
         }
-        self.death = Some((worker, at, book.held.front().copied(), book.interrupted || book.killed));
+        let ours = book.interrupted || book.killed || at == Whereabouts::Stopped;
+        self.death = Some((worker, at, book.held.front().copied(), ours));
         let wanted = |piece: &Piece| {
             self.chunks.get(&piece.chunk).is_some_and(|chunk| !self.jobs[&chunk.job].cancelled)
         };
-        if book.interrupted && at != Whereabouts::Between && book.held.front().is_some_and(wanted) {
-            self.seen.note("killed for another job's sake");
+        if ours && book.held.front().is_some_and(wanted) {
+            self.seen.note(if begun > 0 { "begun and not to blame" } else { "killed for another's sake" });
         }
         for (index, piece) in book.held.iter().enumerate() {
             let Some(chunk) = self.chunks.get_mut(&piece.chunk) else { continue };
-            let begun = index == 0 && (at != Whereabouts::Between || piece.done > 0);
-            chunk.damage += u32::from(begun);
             chunk.suspect |= index == 0;
-            let first = (chunk.first + u64::from(piece.skip + piece.done)) as usize;
+            let next = (piece.skip + piece.done) as usize;
+            if index == 0 {
+                chunk.used[next..next + begun as usize].fill(Some(piece.edition));
+            }
+            let first = chunk.first as usize + next;
             let job = self.jobs.get_mut(&chunk.job).expect("its job");
             for item in &mut job.items[first..first + (piece.items - piece.done) as usize] {
                 assert_eq!(*item, Item::Held);
@@ -294,18 +322,19 @@ impl Audit {
             Command::Retire { chunk } => self.retire(chunk),
             Command::Reclaim { chunk } => {
                 let book = self.chunks.get_mut(&chunk).expect("a chunk in flight");
-                assert!(
-                    !book.reclaiming && (book.damage > book.healed || book.suspect),
-                    "{command:?} for nothing"
-                );
-                if book.healed > 0 {
+                assert!(!book.reclaiming && book.suspect, "{command:?} for nothing");
+                assert!(book.kept != Kept::Not, "{command:?} of whom?");
+                if book.edition > 0 {
                     self.seen.note("reclaimed again");
                 }
-                (book.reclaiming, book.told, book.suspect) = (true, book.damage, false);
+                book.reclaiming = true;
             }
-            Command::Lose { job, item, worker } => self.lose(job, item, worker),
+            Command::Lose { job, item, worker, loss: Loss::Died } if self.death.is_some() => {
+                self.lose(job, item, worker);
+            }
+            Command::Lose { job, item, .. } => self.lose_used(job, item),
             Command::Finish { job } => self.finish(job),
-            Command::Interrupt { worker } => self.interrupt(worker),
+            Command::Interrupt { worker, piece } => self.interrupt(worker, piece),
             Command::Bear { worker } => self.bear(worker),
             Command::Relieve { worker } => {
                 let limit = self.plan.scheduler.tasks_per_worker;
@@ -347,10 +376,19 @@ impl Audit {
         assert!(book.held.len() < 2, "a third piece");
         book.given += u64::from(items);
         assert!(limit.is_none_or(|limit| book.given <= limit), "more calls than tasks_per_worker");
-        book.held.push_back(Piece { chunk, skip, items, done: 0 });
-        let state = &self.chunks[&chunk];
+        book.pieces += 1;
+        let (number, state) = (book.pieces, &self.chunks[&chunk]);
+        let edition = state.edition;
+        let piece = Piece { chunk, skip, items, done: 0, edition, number };
+        self.workers.get_mut(&worker).expect("a worker").held.push_back(piece);
         assert!(skip + items <= state.items && items > 0);
-        assert!(state.damage == state.healed && !state.reclaiming, "sent though it may be damaged");
+        assert!(!state.reclaiming, "sent though it waits to be encoded again");
+        let used = &state.used[skip as usize..][..items as usize];
+        let is_used = used.contains(&Some(edition));
+        assert!(!is_used || state.holding == Holding::Lent, "sent though its bytes are used up");
+        if is_used {
+            self.seen.note("went again from lent bytes");
+        }
         if items < state.items {
             self.seen.note("cut");
         }
@@ -405,6 +443,23 @@ impl Audit {
         self.seen.note("lost");
     }
 
+    /// Nobody is to blame, but it had begun, and its bytes cannot be had again.
+    fn lose_used(&mut self, job: JobId, item: u64) {
+        let mut chunks = self.chunks.values();
+        let within = |book: &&ChunkBook| {
+            book.job == job && (book.first..book.first + u64::from(book.items)).contains(&item)
+        };
+        let book = chunks.find(within).expect("its chunk");
+        assert_eq!((book.holding, book.kept), (Holding::Own, Kept::Not), "lost though it could be had again");
+        let used = book.used[(item - book.first) as usize];
+        assert_eq!(used, Some(book.edition), "lost though its bytes were as they had been");
+        let book = self.jobs.get_mut(&job).expect("its job");
+        assert_eq!(book.items[item as usize], Item::Ready, "lost twice");
+        book.items[item as usize] = Item::Lost;
+        book.over += 1;
+        self.seen.note("lost for what cannot be had again");
+    }
+
     fn finish(&mut self, job: JobId) {
         let book = self.jobs.get_mut(&job).expect("a job");
         assert!(!std::mem::replace(&mut book.finished, true), "finished twice");
@@ -423,11 +478,11 @@ impl Audit {
         );
     }
 
-    fn interrupt(&mut self, worker: WorkerId) {
+    fn interrupt(&mut self, worker: WorkerId, number: u64) {
         let piece = *self.workers[&worker].held.front().expect("a worker at something");
         assert!(self.jobs[&self.chunks[&piece.chunk].job].cancelled, "interrupted at what is wanted");
         let book = self.worker(worker);
-        assert!(!book.interrupted);
+        assert!(!book.interrupted && book.passed < number && piece.number == number);
         book.interrupted = true;
         if book.held.len() == 2 {
             self.seen.note("interrupted with a piece to follow");
@@ -478,7 +533,7 @@ impl Audit {
         if self.idle().next().is_some() {
             let waits = |chunk: &&ChunkBook| {
                 let items = &self.jobs[&chunk.job].items[chunk.first as usize..][..chunk.items as usize];
-                chunk.damage == chunk.healed && !chunk.reclaiming && items.contains(&Item::Ready)
+                !chunk.reclaiming && items.contains(&Item::Ready)
             };
             let live = |chunk: &&ChunkBook| !self.jobs[&chunk.job].cancelled;
             let waiting = self.chunks.values().filter(live).find(waits);

@@ -1,7 +1,7 @@
 //! What a seed decides before anything happens: the pool, its jobs, and what will go wrong.
 
 use forklift_core::config::{SchedulerConfig, SupervisorConfig};
-use forklift_core::event::{Chunking, Delivery};
+use forklift_core::event::{Chunking, Delivery, Holding, Kept};
 use forklift_core::pressure::HALVINGS_MAX;
 use std::time::Duration;
 
@@ -110,6 +110,11 @@ pub(crate) struct JobPlan {
     pub(crate) poison_size: u64,
     /// One item in so many cannot be rebuilt, nor can those that were encoded with it.
     pub(crate) unreadable: u64,
+    /// Whose the items' bytes are, and who could encode them again.
+    pub(crate) holding: Holding,
+    pub(crate) kept: Kept,
+    /// How often the feed finds that items are not what they were.
+    pub(crate) forfeits: f64,
     /// Whoever is at an item for so long is stopped.
     pub(crate) task_timeout: Option<u64>,
     /// From its middle on the iterable waits for this job to end.
@@ -216,20 +221,36 @@ impl Plan {
         let mut jobs: Vec<JobPlan> = Vec::new();
         // A storm: many short jobs at once, of which many are cancelled.
         let storm = rng.chance(0.25);
-        let count = if storm { rng.between(8, 20) } else { rng.between(1, 5) };
+        // A crowd: brief items of many jobs, that are cancelled while their pieces lie behind each other.
+        let crowd = !storm && rng.chance(0.25);
+        let count = match () {
+            () if crowd => rng.between(20, 40),
+            () if storm => rng.between(8, 20),
+            () => rng.between(1, 5),
+        };
         for index in 0..count as usize {
             let mut job = JobPlan::random(rng, index, faulty, steady);
             if storm {
                 job.items %= 40;
-                job.cost = Spread::Uniform(0, rng.pick(&[10 * MICRO, 3 * MILLI]));
+                job.cost = Spread::Uniform(0, rng.pick(&[10 * MICRO, MILLI, 3 * MILLI]));
                 job.opens = rng.below(60 * MILLI);
-                job.cancelled = rng.chance(0.5).then(|| rng.below(60 * MILLI));
+                let soon = rng.pick(&[2 * MILLI, 10 * MILLI, 60 * MILLI]);
+                job.cancelled = rng.chance(0.5).then(|| rng.below(soon));
+            }
+            if crowd {
+                job.items = if index == 0 { 600 } else { 20 };
+                (job.poison, job.poison_begin, job.poison_decode, job.task_timeout) = (0, 0, 0, None);
+                job.cost = Spread::Uniform(20 * MICRO, rng.pick(&[50 * MICRO, 200 * MICRO]));
+                (job.chunking, job.consumer) = (Chunking::Fixed(1), Some((100, 0)));
+                job.opens = rng.below(20 * MILLI);
+                job.cancelled = (index % 4 > 0).then(|| rng.below(2 * MILLI));
             }
             if steady {
                 (job.bytes_in, job.stalls, job.waits_for) = (bytes_in, 0.0, None);
             }
             if job.salt.is_multiple_of(5) && job.known && job.delivery == Delivery::Collected {
                 (job.chunking, job.bytes_in, job.unreadable) = (Chunking::Numbered, Spread::Even(0), 0);
+                (job.holding, job.kept) = (Holding::Lent, Kept::Not);
             }
             jobs.push(job);
         }
@@ -290,6 +311,9 @@ impl JobPlan {
             poison_begin: 0,
             poison_size: 0,
             unreadable: 0,
+            holding: Holding::Own,
+            kept: Kept::OneByOne,
+            forfeits: 0.0,
             task_timeout: None,
             waits_for: None,
             stalls: 0.0,
@@ -343,6 +367,9 @@ impl JobPlan {
             poison_begin: if faulty && rng.chance(0.1) { 100 } else { 0 },
             poison_size: if faulty && rng.chance(0.1) { 100 } else { 0 },
             unreadable: if rng.chance(0.15) { rng.pick(&[7, 50, 300]) } else { 0 },
+            holding: rng.pick(&[Holding::Own, Holding::Own, Holding::Lent]),
+            kept: rng.pick(&[Kept::Not, Kept::AsSent, Kept::OneByOne, Kept::OneByOne]),
+            forfeits: rng.pick(&[0.0, 0.0, 0.3]),
             task_timeout: (faulty && rng.chance(0.2)).then_some(base * 10),
             waits_for: (index > 0 && rng.chance(0.15)).then(|| rng.below(index as u64) as usize),
             stalls: rng.pick(&[0.0, 0.0, 0.02]),

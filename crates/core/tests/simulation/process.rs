@@ -13,6 +13,10 @@ use std::time::Duration;
 pub(crate) struct Errand {
     pub(crate) job: JobId,
     pub(crate) chunk: ChunkId,
+    /// How many the worker had been given with it.
+    pub(crate) number: u64,
+    /// The edition of its chunk.
+    pub(crate) edition: u32,
     /// Index in the job of its next item.
     pub(crate) next: u64,
     pub(crate) left: u32,
@@ -41,6 +45,8 @@ pub(crate) enum Phase {
     /// A message has come and is about to be read.
     Waking,
     Working,
+    /// It waits at its gate to be killed.
+    AtGate,
     Dead,
 }
 
@@ -65,6 +71,10 @@ pub(crate) struct Process {
     pub(crate) phase: Phase,
     pub(crate) queue: VecDeque<Errand>,
     pub(crate) stop: bool,
+    /// Errands that were sent to it, the one that it is at or was at last, and the one behind which it begins nothing.
+    pub(crate) given: u64,
+    pub(crate) turn: u64,
+    pub(crate) shut: Option<u64>,
     /// It has said that it is used up: it begins on nothing more.
     pub(crate) worn: bool,
     /// Steps that were planned before it changed its mind are void.
@@ -80,6 +90,9 @@ impl Process {
             phase: Phase::Unborn,
             queue: VecDeque::new(),
             stop: false,
+            given: 0,
+            turn: 0,
+            shut: None,
             worn: false,
             epoch: 0,
             stint: None,
@@ -97,6 +110,7 @@ impl Process {
         let until = front.patience.map(|patience| (now + patience.as_nanos() as u64).saturating_sub(lost));
         front.until = front.until.or(until);
         let errand = *front;
+        self.turn = errand.number;
         let items =
             if rng.chance(0.85) { errand.left } else { rng.between(1, u64::from(errand.left)) as u32 };
         let decoded = now + 100 * u64::from(items);
@@ -130,7 +144,9 @@ impl Process {
             for item in indices.clone() {
                 let cost = job.cost.of(job.salt, item);
                 if cost > limit {
-                    return (at + limit, Step::Die(Whereabouts::Overdue(item)));
+                    // Now and then it is over when the signal comes, and the worker is at another.
+                    let late = if rng.chance(0.3) { rng.below(ends - at - limit) } else { 0 };
+                    return (at + limit + late, Step::Die(Whereabouts::Overdue(item)));
                 }
                 at += cost;
             }
@@ -143,7 +159,7 @@ impl Process {
     }
 
     /// The answer to the stint that has just ended.
-    pub(crate) fn answer(&mut self, worker: WorkerId, job: &JobPlan) -> Option<Event> {
+    pub(crate) fn answer(&mut self, worker: WorkerId, job: &JobPlan) -> Option<(Errand, u32, Event)> {
         let Stint { errand, items, begun, decoded, ends } = self.stint.take()?;
         let front = self.queue.front_mut()?;
         front.next += u64::from(items);
@@ -160,7 +176,8 @@ impl Process {
             encode: Duration::from_nanos(encode),
         };
         let bytes = job.bytes_out.sum(job.salt, errand.next, u64::from(items));
-        Some(Event::Returned { worker, chunk: errand.chunk, items, last, bytes, spent })
+        let event = Event::Returned { worker, chunk: errand.chunk, items, last, bytes, spent };
+        Some((errand, items, event))
     }
 
     /// The chunk of which it gives the rest back, since it is at it for longer than it should.
@@ -190,6 +207,19 @@ impl Process {
             }
         }
         Whereabouts::Translating
+    }
+
+    /// How many items of its oldest errand it has begun, after those that it has answered.
+    pub(crate) fn begun(&self, now: u64, job: &JobPlan) -> u32 {
+        let Some(stint) = &self.stint else { return 0 };
+        let mut at = stint.decoded;
+        for index in 0..stint.items {
+            if now < at {
+                return index;
+            }
+            at += job.cost.of(job.salt, stint.errand.next + u64::from(index));
+        }
+        stint.items
     }
 
     /// When a message that is sent now is heard of.

@@ -11,6 +11,9 @@ pub(crate) struct WorkerBook {
     pub(crate) refused: bool,
     pub(crate) dismissed: bool,
     pub(crate) interrupted: bool,
+    /// The piece of this number was not interrupted: the worker had gone on.
+    pub(crate) passed: u64,
+    pub(crate) pieces: u64,
     pub(crate) killed: bool,
     pub(crate) held: VecDeque<Piece>,
     pub(crate) given: u64,

@@ -1,9 +1,10 @@
 //! The world around the machines: a driver, feeds, consumers, processes, and time that jumps.
 
 use crate::audit::{Audit, Item, Seen};
+use crate::contents::{Contents, Mend};
 use crate::plan::{MICRO, MILLI, Plan, Rng, SECOND};
-use crate::process::{Errand, Phase, Process, Step};
-use forklift_core::event::{Command, Delivery, Event, JobSpec, Wear, Whereabouts};
+use crate::process::{Errand, Process, Step};
+use forklift_core::event::{Command, Delivery, Event, JobSpec, Kept, Wear};
 use forklift_core::id::{ChunkId, JobId, Time, WorkerId};
 use forklift_core::pressure::admitted;
 use forklift_core::scheduler::Scheduler;
@@ -13,7 +14,7 @@ use std::time::{Duration, Instant};
 
 /// Something that will happen.
 #[derive(Debug)]
-enum Happening {
+pub(crate) enum Happening {
     Tell(Event),
     /// The feed has encoded what it pulled.
     Formed(JobId),
@@ -24,7 +25,7 @@ enum Happening {
 
 /// What is sent to a worker.
 #[derive(Debug, Clone, Copy)]
-enum Letter {
+pub(crate) enum Letter {
     Errand(Errand),
     Stop,
     Kill,
@@ -43,17 +44,18 @@ struct Feed {
 }
 
 pub(crate) struct World {
-    plan: Plan,
-    rng: Rng,
-    now: u64,
+    pub(crate) plan: Plan,
+    pub(crate) rng: Rng,
+    pub(crate) now: u64,
     sequence: u64,
     agenda: BTreeMap<(u64, u64), Happening>,
     scheduler: Scheduler,
     supervisor: Supervisor,
     pub(crate) audit: Audit,
     feeds: BTreeMap<JobId, Feed>,
-    processes: BTreeMap<WorkerId, Process>,
-    /// Chunks that were encoded again, item by item.
+    pub(crate) processes: BTreeMap<WorkerId, Process>,
+    pub(crate) contents: Contents,
+    /// Chunks that were encoded again, item by item, or never will be.
     divided: BTreeSet<ChunkId>,
     /// Calls that each job had answered when the first of them was finished, in nanoseconds.
     pub(crate) shares: Vec<u64>,
@@ -69,7 +71,7 @@ pub(crate) struct World {
 }
 
 impl World {
-    pub(crate) fn new(plan: Plan, rng: Rng) -> World {
+    pub(crate) fn new(plan: Plan, rng: Rng, without: Option<Mend>) -> World {
         let mut world = World {
             rng,
             now: 0,
@@ -80,6 +82,7 @@ impl World {
             audit: Audit::new(plan.clone()),
             feeds: BTreeMap::new(),
             processes: BTreeMap::new(),
+            contents: Contents::without(without),
             divided: BTreeSet::new(),
             shares: Vec::new(),
             spans: BTreeMap::new(),
@@ -132,7 +135,7 @@ impl World {
         }
     }
 
-    fn at(&mut self, time: u64, happening: Happening) {
+    pub(crate) fn at(&mut self, time: u64, happening: Happening) {
         self.sequence += 1;
         self.agenda.insert((time.max(self.now), self.sequence), happening);
     }
@@ -191,6 +194,11 @@ impl World {
             self.steps += 1;
             let mut commands = Vec::new();
             let answered = self.answered(&event);
+            match event {
+                Event::Restored { chunk, .. } => self.reclaimed(chunk, true),
+                Event::Forfeited { chunk } => self.reclaimed(chunk, false),
+                _ => {}
+            }
             self.audit.event(&event);
             self.supervisor.step(Time(self.now), &event, &mut commands);
             let begun = self.clock.map(|_| Instant::now());
@@ -250,7 +258,7 @@ impl World {
                     self.exhaust(job);
                 }
             }
-            Event::Exited { .. } | Event::Unbounded => {
+            Event::Exited { .. } | Event::Forfeited { .. } | Event::Unbounded => {
                 let open: Vec<JobId> = self.feeds.keys().copied().collect();
                 open.into_iter().for_each(|job| self.poke(job));
             }
@@ -268,32 +276,65 @@ impl World {
             }
             Command::Dispatch { worker, chunk, skip, items, patience } => {
                 let book = &self.audit.chunks[&chunk];
-                let next = book.first + u64::from(skip);
-                let together = book.items > 1 && !self.divided.contains(&chunk);
-                let errand =
-                    Errand { job: book.job, chunk, next, left: items, together, patience, until: None };
+                let (job, next) = (book.job, book.first + u64::from(skip));
+                let may_come_back = self.plan.jobs[job.0 as usize].kept == Kept::OneByOne;
+                let together = may_come_back && book.items > 1 && !self.divided.contains(&chunk);
+                let edition = self.contents.edition(chunk);
+                let Some(process) = self.processes.get_mut(&worker) else { return };
+                process.given += 1;
+                let (number, left, until) = (process.given, items, None);
+                let errand = Errand { job, chunk, number, edition, next, left, together, patience, until };
                 self.send(worker, Letter::Errand(errand));
             }
-            Command::Reclaim { chunk } => {
-                let bytes = self.audit.chunks[&chunk].bytes;
-                let bytes = if self.plan.steady { bytes } else { bytes + self.rng.below(10) };
-                let restored = Event::Restored { chunk, bytes };
-                self.divided.insert(chunk);
-                if self.rng.chance(0.3) {
-                    self.told.push_back(restored);
-                } else {
-                    let at = self.now + self.rng.below(20 * MILLI);
-                    self.at(at, Happening::Tell(restored));
-                }
-            }
+            Command::Reclaim { chunk } => self.reclaim(chunk),
+            Command::Retire { chunk } => self.contents.retire(chunk),
             Command::Finish { job } => self.finish(job),
-            Command::Interrupt { worker } | Command::Kill { worker } => self.send(worker, Letter::Kill),
+            Command::Interrupt { worker, piece } => self.interrupt(worker, piece),
+            Command::Kill { worker } => self.send(worker, Letter::Kill),
             Command::Relieve { worker } => self.told.push_back(Event::UsedUp { worker, by: Wear::Calls }),
             Command::Excuse { worker } => self.told.push_back(Event::Excused { worker }),
             Command::Bear { worker } => self.bear(worker),
             Command::Dismiss { worker } => self.send(worker, Letter::Stop),
             Command::Break => self.told.push_back(Event::Terminated),
-            Command::Retire { .. } | Command::Lose { .. } | Command::Rest => {}
+            Command::Lose { .. } | Command::Rest => {}
+        }
+    }
+
+    /// The feed encodes the chunk again, or finds that its items have changed.
+    fn reclaim(&mut self, chunk: ChunkId) {
+        let book = &self.audit.chunks[&chunk];
+        let forfeits = self.plan.jobs[book.job.0 as usize].forfeits;
+        let bytes = book.bytes + if self.plan.steady { 0 } else { self.rng.below(10) };
+        let told = if self.rng.chance(forfeits) {
+            Event::Forfeited { chunk }
+        } else {
+            Event::Restored { chunk, bytes }
+        };
+        if self.rng.chance(0.3) {
+            self.told.push_back(told);
+        } else {
+            let at = self.now + self.rng.below(20 * MILLI);
+            self.at(at, Happening::Tell(told));
+        }
+    }
+
+    /// It has come back from its feed.
+    fn reclaimed(&mut self, chunk: ChunkId, again: bool) {
+        self.divided.insert(chunk);
+        if again && let Some(book) = self.audit.chunks.get(&chunk) {
+            self.contents.encode(chunk, book.job, book.first, book.items);
+        }
+    }
+
+    /// The gate: a worker that has not gone on begins nothing more.
+    fn interrupt(&mut self, worker: WorkerId, piece: u64) {
+        let Some(process) = self.processes.get_mut(&worker) else { return };
+        if process.turn > piece && !self.contents.lacks(Mend::Gate) {
+            self.audit.seen.note("gone on before it was stopped");
+            self.told.push_back(Event::Passed { worker, piece });
+        } else {
+            process.shut.get_or_insert(piece);
+            self.send(worker, Letter::Kill);
         }
     }
 
@@ -355,7 +396,11 @@ impl World {
         if feed.ended {
             self.audit.seen.note("submitted too late");
         }
-        self.tell(Event::Submitted { job, chunk, first, items, bytes });
+        let (holding, kept) = (plan.holding, plan.kept);
+        if self.plan.audit {
+            self.contents.encode(chunk, job, first, items);
+        }
+        self.tell(Event::Submitted { job, chunk, first, items, bytes, holding, kept });
         if end {
             self.exhaust(job);
         }
@@ -400,178 +445,5 @@ impl World {
         let bytes = weights.sum();
         self.tell(Event::Consumed { job, items: over.len() as u64, bytes });
         self.poke(job);
-    }
-
-    fn bear(&mut self, worker: WorkerId) {
-        let mut process = Process::new();
-        let plan = &self.plan;
-        let at = self.now + self.rng.below(5 * MILLI);
-        if self.rng.chance(plan.stillborn) {
-            self.at(at, Happening::Tell(Event::Stillborn { worker }));
-            return;
-        }
-        process.phase = Phase::Starting;
-        process.mail_at = at;
-        process.inbox_at = at;
-        let step = match () {
-            () if self.rng.chance(plan.refuses) => Some(Step::Refuse),
-            () if self.rng.chance(plan.dies_starting) => Some(Step::Die(Whereabouts::Between)),
-            () if self.rng.chance(plan.hangs_starting) => None,
-            () => Some(Step::BeReady),
-        };
-        let accident = plan.accident_every.map(|every| self.rng.below(2 * every));
-        self.processes.insert(worker, process);
-        self.at(at, Happening::Tell(Event::Born { worker }));
-        if let Some(step) = step {
-            let ready = at + self.rng.below(self.plan.birth);
-            self.at(ready, Happening::Step(worker, 0, step));
-        }
-        if let Some(after) = accident {
-            self.at(at + after, Happening::Step(worker, 0, Step::Accident));
-        }
-    }
-
-    fn send(&mut self, worker: WorkerId, letter: Letter) {
-        let Some(process) = self.processes.get_mut(&worker) else { return };
-        let at = match letter {
-            // A signal overtakes messages, or takes its time.
-            Letter::Kill => self.now + self.rng.pick(&[0, 20 * MICRO, 3 * MILLI]),
-            Letter::Errand(_) | Letter::Stop => process.inbox(self.now, &mut self.rng).0,
-        };
-        self.at(at, Happening::Arrive(worker, letter));
-    }
-
-    fn arrive(&mut self, worker: WorkerId, letter: Letter) {
-        let Some(process) = self.processes.get_mut(&worker).filter(|process| process.is_alive()) else {
-            return;
-        };
-        match letter {
-            Letter::Errand(errand) => process.queue.push_back(errand),
-            Letter::Stop => process.stop = true,
-            Letter::Kill => {
-                let at = self.whereabouts(worker);
-                self.die(worker, at);
-                return;
-            }
-        }
-        if process.phase == Phase::Waiting {
-            process.phase = Phase::Waking;
-            let epoch = process.epoch;
-            let at = self.now + self.rng.below(20 * MICRO);
-            self.at(at, Happening::Step(worker, epoch, Step::Begin));
-        }
-    }
-
-    fn whereabouts(&self, worker: WorkerId) -> Whereabouts {
-        let process = &self.processes[&worker];
-        let job = process.queue.front().map(|errand| &self.plan.jobs[errand.job.0 as usize]);
-        job.map_or(Whereabouts::Between, |job| process.whereabouts(self.now, job))
-    }
-
-    fn step(&mut self, worker: WorkerId, epoch: u64, step: Step) {
-        let Some(process) = self.processes.get_mut(&worker).filter(|process| process.is_alive()) else {
-            return;
-        };
-        if let Step::Accident = step {
-            let at = self.whereabouts(worker);
-            self.audit.seen.note("accident");
-            self.die(worker, at);
-            return;
-        }
-        if process.epoch != epoch {
-            return;
-        }
-        match step {
-            Step::BeReady => {
-                self.post(worker, Event::Ready { worker });
-                self.begin(worker);
-            }
-            Step::Refuse => {
-                self.post(worker, Event::Refused { worker });
-                self.die(worker, Whereabouts::Between);
-            }
-            Step::Begin => self.begin(worker),
-            Step::Answer => {
-                let job = process.queue.front().map(|errand| &self.plan.jobs[errand.job.0 as usize]);
-                let answer = job.and_then(|job| process.answer(worker, job));
-                let outgrown = !process.worn && self.rng.chance(self.plan.outgrows);
-                process.worn |= outgrown;
-                let impatient = process.lose_patience(self.now);
-                if let Some(event) = answer {
-                    self.post(worker, event);
-                }
-                if let Some(chunk) = impatient {
-                    self.audit.seen.note("impatient");
-                    self.post(worker, Event::Surrendered { worker, chunk });
-                }
-                if outgrown {
-                    self.post(worker, Event::UsedUp { worker, by: Wear::Memory });
-                }
-                self.begin(worker);
-            }
-            Step::GiveBack => {
-                if let Some(event) = process.give_back(worker) {
-                    self.post(worker, event);
-                }
-                self.begin(worker);
-            }
-            Step::Die(at) => {
-                match at {
-                    Whereabouts::Overdue(_) => self.audit.seen.note("overdue"),
-                    Whereabouts::Oversized(_) => self.audit.seen.note("oversized"),
-                    _ => {}
-                }
-                self.die(worker, at);
-            }
-            Step::Leave => self.die(worker, Whereabouts::Between),
-            Step::Accident => {}
-        }
-    }
-
-    /// The process looks for what to do.
-    fn begin(&mut self, worker: WorkerId) {
-        let Some(process) = self.processes.get_mut(&worker) else { return };
-        process.epoch += 1;
-        let epoch = process.epoch;
-        if process.worn {
-            let surrendered: Vec<Errand> = process.queue.drain(..).collect();
-            for Errand { chunk, .. } in surrendered {
-                self.post(worker, Event::Surrendered { worker, chunk });
-            }
-        }
-        let Some(process) = self.processes.get_mut(&worker) else { return };
-        if let Some(errand) = process.queue.front() {
-            let job = &self.plan.jobs[errand.job.0 as usize];
-            let (at, step) = process.begin(self.now, &self.plan, job, &mut self.rng);
-            self.at(at, Happening::Step(worker, epoch, step));
-            return;
-        }
-        process.phase = Phase::Waiting;
-        if process.stop && !self.rng.chance(self.plan.hangs_leaving) {
-            let at = self.now + self.rng.below(MILLI);
-            self.at(at, Happening::Step(worker, epoch, Step::Leave));
-        }
-    }
-
-    fn post(&mut self, worker: WorkerId, event: Event) {
-        if let Some(process) = self.processes.get_mut(&worker) {
-            let at = process.post(self.now, &mut self.rng);
-            self.at(at.0, Happening::Tell(event));
-        }
-    }
-
-    fn die(&mut self, worker: WorkerId, at: Whereabouts) {
-        // Now and then the scoreboard tells nonsense.
-        let at = match at {
-            Whereabouts::Calling(_) if self.rng.chance(0.02) => {
-                Whereabouts::Calling(self.rng.next() | 1 << 40)
-            }
-            at => at,
-        };
-        self.post(worker, Event::Exited { worker, at });
-        if let Some(process) = self.processes.get_mut(&worker) {
-            process.phase = Phase::Dead;
-            process.epoch += 1;
-        }
     }
 }

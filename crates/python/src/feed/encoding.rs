@@ -3,28 +3,34 @@
 use super::Job;
 use crate::anchors::{Anchors, Function, Shared};
 use crate::parcel::PyParcel;
-use crate::pickle::{Manner, Way, Written, dump, encode, encode_by, find_parts, refuse, write_list};
+use crate::pickle::{Manner, Written, encode, encode_by, find_parts, refuse, write_list};
+use crate::sink::{Sink, Way};
 use crate::store::Lease;
-use forklift_core::id::ChunkId;
 use forklift_core::payload::Payload;
-use pyo3::exceptions::{PyException, PyRuntimeError};
+use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
-use pyo3::types::{PyList, PyRange, PyTuple};
+use pyo3::types::{PyList, PyRange};
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 impl Job {
     /// Encodes a list of separate items, the first of which has index `first`.
-    pub(super) fn encode(
+    pub(super) fn encode(&self, items: &Bound<'_, PyList>, first: u64, way: Way<'_>) -> PyResult<Payload> {
+        let sink = self.dump(items, first, &[])?.sink;
+        self.pack_dumped(&sink, first..first + items.len() as u64, way)
+    }
+
+    /// Packs the items of these indices that were pickled.
+    pub(super) fn pack_dumped(
         &self,
-        py: Python<'_>,
-        items: &Bound<'_, PyList>,
-        first: u64,
+        sink: &Bound<'_, Sink>,
+        items: Range<u64>,
         way: Way<'_>,
     ) -> PyResult<Payload> {
-        let sink = self.dump(items, first, &[])?.sink;
+        let py = sink.py();
         let packed = sink.borrow().pack(py, self.arena(), way);
-        packed.or_else(|error| refuse(py, self.arena(), first..first + items.len() as u64, error))
+        packed.or_else(|error| refuse(py, self.arena(), items, error))
     }
 
     /// Pickles a list of separate items, which may refer to what the function has and to `shared`. Those that cannot be
@@ -62,7 +68,7 @@ impl Job {
 
     /// Pickles a list of separate items beside the function: what they have in common with it, or with what was sent to
     /// all workers, they refer to.
-    fn write<'py>(
+    pub(super) fn write<'py>(
         &self,
         items: &Bound<'py, PyList>,
         manner: &mut Manner,
@@ -109,34 +115,9 @@ impl Job {
         if count > 0 {
             let range = PyRange::new(py, first.cast_signed() as isize, end.cast_signed() as isize)?;
             let payload = encode(py, range.as_any(), self.arena(), &mut Manner::default())?;
-            self.submit(count, payload, None);
+            self.submit(count, payload);
         }
         Ok(end < numbers)
-    }
-
-    pub(super) fn restore(&self, py: Python<'_>, chunk: ChunkId) -> PyResult<()> {
-        let (first, items) = {
-            let progress = self.progress();
-            let found = progress.retained.iter().find(|(_, retained)| retained.chunk == chunk);
-            let Some((first, retained)) = found else {
-                return Err(PyRuntimeError::new_err(format!(
-                    "chunk {} came back, and nobody has kept its items",
-                    chunk.0
-                )));
-            };
-            (*first, retained.items.clone_ref(py))
-        };
-        // One by one: the chunk may come back because one of its items cannot be rebuilt, and only that one shall fail.
-        let mut alone = Vec::new();
-        for (index, item) in items.bind(py).iter().enumerate() {
-            let sink = self.dump(&PyList::new(py, [item])?, first + index as u64, &[])?.sink;
-            alone.push(sink.borrow().apart(py)?);
-        }
-        let together = PyTuple::new(py, alone)?;
-        let sink = dump(together.as_any(), &mut Manner::default())?;
-        let payload = sink.borrow().pack(py, self.arena(), Way::Lend)?;
-        self.pool.restore(chunk, payload);
-        Ok(())
     }
 
     /// How items go that exist before they are pulled and keep their contents until the job is done.

@@ -1,14 +1,17 @@
 //! How items are pulled: a chunk at a time, in one pickle or in one each.
 
+use super::keeping::KeptItems;
 use super::{Job, Pulled};
 use crate::anchors::{Anchors, Shared};
 use crate::numbers::holds_only_numbers;
 use crate::numpy_heap;
-use crate::pickle::{Manner, Way, encode_by, refuse, write};
+use crate::pickle::{Manner, encode_by, refuse, write};
 use crate::pulls::Pulls;
 use crate::separate::are_separate;
 use crate::shared::next_key;
 use crate::sharing::SHARED_BYTES_MIN;
+use crate::sink::Way;
+use forklift_core::payload::Digest;
 use forklift_core::telemetry::Doing;
 use pyo3::exceptions::PyException;
 use pyo3::intern;
@@ -77,8 +80,7 @@ impl Job {
             return self.pull_one_by_one(py, iterator, count);
         }
         if !items.is_empty() {
-            let payload = self.encode(py, &items, self.position(), self.way_of_held())?;
-            self.submit(items.len() as u32, payload, Some(&items));
+            self.submit_held(&items, self.way_of_held())?;
         }
         Ok(more)
     }
@@ -116,10 +118,12 @@ impl Job {
         count: u32,
     ) -> PyResult<bool> {
         let mut pickles: Vec<Bound<'_, PyAny>> = Vec::new();
-        let originals = PyList::empty(py);
+        // Of those that are held: what they are, what they come to, and whether workers will write to some of it.
+        let (originals, mut shares, mut sent) = (PyList::empty(py), Vec::new(), Digest::default());
+        let mut own = false;
         let pending = self.progress().pending.take();
         if let Some(alone) = pending {
-            self.submit(1, alone, None);
+            self.submit(1, alone);
             return Ok(true);
         }
         let mut items = iterator.clone();
@@ -140,17 +144,21 @@ impl Job {
                 self.note_place(written.sink.borrow().largest());
             }
             if count > 1 {
+                if self.held {
+                    written.sink.borrow().add_to(&mut sent, py, self.way_of_held())?;
+                    originals.append(list.get_item(0)?)?;
+                    shares.push(shared);
+                }
                 written = match written.into_small()? {
                     Ok(bytes) => {
                         pickles.push(bytes.into_any());
-                        originals.append(list.get_item(0)?)?;
                         continue;
                     }
                     Err(written) => written,
                 };
                 if self.held {
+                    own = true;
                     pickles.push(written.sink.borrow().apart(py)?.into_any());
-                    originals.append(list.get_item(0)?)?;
                     continue;
                 }
             }
@@ -163,7 +171,7 @@ impl Job {
             let alone = alone.or_else(|error| refuse(py, self.arena(), position..position + 1, error))?;
             if pickles.is_empty() {
                 self.recorder.spend(Doing::Pull, pulls.all());
-                self.submit(1, alone, None);
+                self.submit(1, alone);
                 return Ok(true);
             }
             self.progress().pending = Some(alone);
@@ -177,7 +185,16 @@ impl Job {
             let together = PyTuple::new(py, &pickles)?;
             let payload = encode_by(py, together.as_any(), self.arena(), &mut Manner::default(), way)
                 .or_else(|error| refuse(py, self.arena(), first..first + u64::from(count), error))?;
-            self.submit(count, payload, self.held.then_some(&originals));
+            if own && count > 1 {
+                self.submit_kept(
+                    count,
+                    payload,
+                    sent,
+                    KeptItems { items: originals.unbind(), shared: Some(shares) },
+                );
+            } else {
+                self.submit(count, payload);
+            }
         }
         ended
     }
