@@ -58,6 +58,23 @@ def place(array: Any, writable: bool) -> Place | None:
     return Place((open_mapped, (found, False, array.dtype, array.shape, array.strides, first - low, True)))
 
 
+def place_in_file(array: Any) -> Any:
+    """Return the file that an array shows (device, inode), and its first and last byte there; None if it shows none."""
+    import numpy
+
+    found = place_of(array, numpy) if array.size else None
+    return None if found is None else (found[1:3], found[3], found[3] + found[4])
+
+
+def overlap_in_file(one: Any, other: Any) -> bool:
+    """Return whether two arrays show the same part of a file, each by a mapping of its own."""
+    first = place_in_file(one)
+    second = None if first is None else place_in_file(other)
+    if second is None:
+        return False
+    return bool(first[0] == second[0] and first[1] < second[2] and second[1] < first[2])
+
+
 class _Run:
     """The run of memory that an array lies in, with what is between its elements, as bytes."""
 

@@ -301,8 +301,11 @@ class Out(_Results):
                 raise ValueError(
                     f"out has shape {out.shape}: along axis {axis} it needs the {cut.length} {cut.unit} of the object"
                 )
-            if isinstance(cut.obj, numpy.ndarray) and numpy.may_share_memory(cut.obj, out):
-                _check_in_place(cut.obj, out, terms)
+            if isinstance(cut.obj, numpy.ndarray):
+                if numpy.may_share_memory(cut.obj, out):
+                    _check_in_place(_at_address(cut.obj), _at_address(out), out, terms)
+                elif _places.overlap_in_file(cut.obj, out):
+                    _check_in_place(_in_file(cut.obj), _in_file(out), out, terms)
             self._array = out
 
     def _part(self, start: int, stop: int) -> Any:
@@ -348,13 +351,20 @@ class Out(_Results):
         return self._array
 
 
-def _check_in_place(obj: Any, out: Any, terms: Terms) -> None:
-    """Refuse what would have a worker read what another has written, or its own results."""
+def _at_address(array: Any) -> Any:
+    return array.__array_interface__["data"][0], array.shape, array.strides, array.itemsize
 
-    def form(array: Any) -> Any:
-        return array.__array_interface__["data"][0], array.shape, array.strides, array.itemsize
 
-    if form(obj) != form(out):
+def _in_file(array: Any) -> Any:
+    return _places.place_in_file(array), array.shape, array.strides, array.itemsize
+
+
+def _check_in_place(obj: Any, form: Any, out: Any, terms: Terms) -> None:
+    """Refuse what would have a worker read what another has written, or its own results.
+
+    `obj` and `form` say where the elements of the object and of `out` lie.
+    """
+    if obj != form:
         raise ValueError(
             "out overlaps the object but is not the same array: blocks would overwrite each other"
         )

@@ -139,3 +139,19 @@ def test_what_the_caller_has_changed_meanwhile_is_lost_by_name(pool, tmp_path):
         assert "had begun" in str(lost) and "what it saw first" in str(lost)
     assert isinstance(results[2], forklift.WorkerDied) and "SIGKILL" in str(results[2])
     assert results[3] == 3.0  # It had not begun, and sees what was there when it was taken.
+
+
+def test_blocks_that_cannot_be_had_again_are_not_tried_again(pool, tmp_path):
+    """A file that is mapped twice is one array, as one that is given twice is."""
+    path = tmp_path / "file"
+    np.zeros((64, 1024)).tofile(path)
+    one, other = (np.memmap(path, np.float64, "r+", shape=(64, 1024)) for _ in range(2))
+    with pytest.raises(ValueError, match="half written"):
+        pool.map_blocks(block_counted_up, one, out=other, retries=1)
+    with pytest.raises(ValueError, match="not the same array"):
+        pool.map_blocks(block_counted_up, one[:32], out=other[16:48])
+    pool.map_blocks(block_counted_up, one[:32], out=other[32:], block=4)
+    np.testing.assert_array_equal(one[32:], STEPS)
+    np.testing.assert_array_equal(one[:32], 0.0)
+    pool.map_blocks(block_counted_up, one, out=other, block=4)
+    np.testing.assert_array_equal(one[:32], STEPS)
