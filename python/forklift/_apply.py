@@ -51,7 +51,7 @@ def apply_async(
     if pool._line.is_empty() and native.has_room():
         _begin(pool, native, result, func, item)
     else:
-        pool._line.join(pool, result, Waiting(func, item))
+        pool._line.accept(pool, result, Waiting(func, item))
     return result
 
 
@@ -96,7 +96,7 @@ class Line:
     def is_empty(self) -> bool:
         return self._thread is None
 
-    def join(self, pool: Pool, result: ApplyResult[Any], waiting: Waiting) -> None:
+    def accept(self, pool: Pool, result: ApplyResult[Any], waiting: Waiting) -> None:
         """Have a call wait for its turn."""
         result._waiting = waiting
         with self._lock:

@@ -22,7 +22,7 @@ BEGUN = LIMIT // 2 // ITEM
 
 def hold(path, array):
     """Return once the test has made `path`."""
-    wait_for_file(path, 60)
+    wait_for_file(path, 120)
     return array[0]
 
 
@@ -52,7 +52,7 @@ class Gate:
         open(self.path, "x").close()
 
     def check(self):
-        assert [result.get(60) for result in self.held] == list(range(BEGUN))
+        assert [result.get(120) for result in self.held] == list(range(BEGUN))
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def test_arguments_of_calls_that_are_not_done_are_bounded_in_bytes(pool, gate):
     results = [pool.apply_async(first, (array,)) for array in arrays]
     assert not any(result.ready() for result in results)
     gate.open()
-    assert [result.get(60) for result in results] == list(range(40))
+    assert [result.get(120) for result in results] == list(range(40))
     gate.check()
     assert pool._counters()["payload_bytes_peak"] <= LIMIT // 2 + ITEM + MB
     until(pool._line.is_empty, "the end of the thread that began them")
@@ -85,20 +85,20 @@ def test_what_functions_close_over_counts_as_well(pool):
         held = make(number)
         results.append(pool.apply_async(lambda held=held: held[0]))
     assert not pool._line.is_empty()
-    assert [result.get(60) for result in results] == list(range(20))
+    assert [result.get(120) for result in results] == list(range(20))
 
 
 def test_calls_begin_in_the_order_in_which_they_were_made(pool, gate):
     results = [pool.apply_async(count, (make() if number % 3 else 7,)) for number in range(30)]
     assert not any(result.ready() for result in results)
     gate.open()
-    assert [result.get(60) for result in results] == list(range(1, 31))
+    assert [result.get(120) for result in results] == list(range(1, 31))
 
 
 def test_calls_of_several_threads(pool):
     def call(number):
         results = [pool.apply_async(first, (make(number + step),)) for step in range(10)]
-        found[number] = [result.get(60) for result in results]
+        found[number] = [result.get(120) for result in results]
 
     found = {}
     threads = [threading.Thread(target=call, args=(100 * number,)) for number in range(4)]
@@ -119,7 +119,7 @@ def test_a_call_that_waits_is_not_ready(pool, gate):
         result.get(0.01)
     result.wait(0.01)
     gate.open()
-    assert result.get(60) == 5 and result.ready() and result.successful()
+    assert result.get(120) == 5 and result.ready() and result.successful()
 
 
 def test_callbacks_of_calls_that_waited(pool, gate):
@@ -129,9 +129,9 @@ def test_callbacks_of_calls_that_waited(pool, gate):
     ]
     wrong = pool.apply_async(first, (), {}, heard.append, failed.append)
     gate.open()
-    assert [result.get(60) for result in results] == list(range(6))
+    assert [result.get(120) for result in results] == list(range(6))
     with pytest.raises(TypeError):
-        wrong.get(60)
+        wrong.get(120)
     assert heard == list(range(6)) and [type(error) for error in failed] == [TypeError]
 
 
@@ -145,10 +145,10 @@ def test_what_cannot_be_sent_is_told_by_get(pool, gate):
     gate.open()
     for result, path in ((argument, r"items\[0\]"), (function, "lambda"), (told, "lambda")):
         with pytest.raises(forklift.EncodeError, match=path):
-            result.get(60)
+            result.get(120)
         assert result.ready() and not result.successful()
     assert failed == [told._error]
-    assert after.get(60) == 3
+    assert after.get(120) == 3
 
 
 def test_a_callback_may_call_while_others_wait(pool, gate):
@@ -160,8 +160,8 @@ def test_a_callback_may_call_while_others_wait(pool, gate):
     others = [pool.apply_async(first, (make(9),)) for _ in range(2 * BEGUN)]
     gate.open()
     with pytest.raises(forklift.EncodeError):
-        told.get(60)
-    assert found == [8] and [other.get(60) for other in others] == [9] * len(others)
+        told.get(120)
+    assert found == [8] and [other.get(120) for other in others] == [9] * len(others)
 
 
 def test_a_call_that_waits_can_be_cancelled(pool, gate, tmp_path):
@@ -173,12 +173,12 @@ def test_a_call_that_waits_can_be_cancelled(pool, gate, tmp_path):
     for cancelled in (result, told):
         assert cancelled.cancel()
         with pytest.raises(CancelledError):
-            cancelled.get(60)
+            cancelled.get(120)
         assert not cancelled.cancel()
     assert failed == [told._error]
     assert result._waiting.item is None, "its arguments are let go of"
     gate.open()
-    assert after.get(60) == 3
+    assert after.get(120) == 3
     assert not (tmp_path / "mark").exists()
 
 
@@ -200,7 +200,7 @@ def test_a_pool_that_is_terminated_fails_what_waits(pool, gate):
     pool.terminate()
     for result in results:
         with pytest.raises(forklift.ForkliftError, match="terminated"):
-            result.get(60)
+            result.get(120)
     assert len(failed) == 5
     pool.join()
 
@@ -210,7 +210,7 @@ def test_the_report_is_of_the_last_call(pool, gate):
     iterator = pool.imap(abs, [1])
     assert pool.report().call == "imap"
     gate.open()
-    assert [result.get(60) for result in results] == [0] * 3 and list(iterator) == [1]
+    assert [result.get(120) for result in results] == [0] * 3 and list(iterator) == [1]
     assert pool.report().call == "imap"
     assert pool.apply(abs, (-1,)) == 1
     assert pool.report().call == "apply"
