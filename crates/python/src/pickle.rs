@@ -31,8 +31,7 @@ pub(crate) fn refuse(py: Python<'_>, arena: &Arena, items: Range<u64>, error: Py
     encode(py, failures.as_any(), arena, &mut Manner::default())
 }
 
-/// The Python side of pickling, looked up once. What a worker pickles are results: its picklers know what came from
-/// their receiver. A process can become a worker after it pickled as a parent (the fork context), so both are kept.
+/// The Python side of pickling, looked up once. Picklers of results know what came from their receiver.
 struct Tools {
     pickler: Py<PyAny>,
     result_pickler: Py<PyAny>,
@@ -46,7 +45,7 @@ pub(crate) fn in_worker() -> bool {
     IN_WORKER.load(Ordering::Relaxed)
 }
 
-/// From now on this process is a worker, and what it pickles are results.
+/// From now on this process is a worker.
 pub(crate) fn become_worker() {
     IN_WORKER.store(true, Ordering::Relaxed);
 }
@@ -70,12 +69,20 @@ pub(crate) struct Manner {
     pub(crate) cloud: bool,
     /// For a receiver on another machine, which has neither our files nor our descriptors.
     pub(crate) elsewhere: bool,
+    /// For the process that this worker serves, which has the definitions that it sent. A pool within a worker pickles as
+    /// any other does: its own workers have none of them.
+    pub(crate) upward: bool,
 }
 
 impl Manner {
     /// That of a pool whose workers are on other machines, or here.
     pub(crate) fn towards(elsewhere: bool) -> Self {
         Self { elsewhere, ..Self::default() }
+    }
+
+    /// That of a worker's results.
+    pub(crate) fn upward() -> Self {
+        Self { upward: true, ..Self::default() }
     }
 }
 
@@ -157,11 +164,10 @@ fn pickler(py: Python<'_>, manner: Manner) -> PyResult<(Bound<'_, Sink>, Bound<'
     let sink = Bound::new(py, Sink::default())?;
     let options = PyDict::new(py);
     options.set_item(intern!(py, "buffer_callback"), sink.getattr(intern!(py, "buffer"))?)?;
-    let upward = in_worker();
-    let class = match (manner.cloud, upward) {
+    let class = match (manner.cloud, manner.upward) {
         (false, false) => tools.pickler.bind(py).clone(),
         (false, true) => tools.result_pickler.bind(py).clone(),
-        (true, _) => tools.cloud_pickler.bind(py).call1((upward,))?,
+        (true, upward) => tools.cloud_pickler.bind(py).call1((upward,))?,
     };
     let pickler = class.call((&sink, 5), Some(&options))?;
     Ok((sink, pickler))

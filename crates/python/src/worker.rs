@@ -82,7 +82,7 @@ pub(crate) fn serve(py: Python<'_>, descriptor: RawFd) -> PyResult<i32> {
         station: Station::new(adopt(descriptor)?),
         functions: HashMap::new(),
         failures: Failures::new(py)?,
-        manner: Manner::default(),
+        manner: Manner::upward(),
         heap: None,
         worked: Some(Instant::now()),
         watch: Stopwatch::new(switched_on()),
