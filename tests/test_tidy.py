@@ -21,7 +21,7 @@ FORBIDDEN_NAMES = {"utils", "util", "helpers", "common", "misc", "base", "manage
 #: The floors of the Python package, lowest first: a module imports only what stands left of it.
 PYTHON_FLOORS = """
     errors _elsewhere _native _units _plain
-    _byvalue _needs _mapped _reducers _pickling
+    _mapped _reducers _identities _changes _bindings _byvalue _needs _pickling
     _failure _salvage _outcome
     _worker _zygote
     _progress _options _budget

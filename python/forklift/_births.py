@@ -13,7 +13,7 @@ from functools import partial
 from multiprocessing.context import BaseContext
 from typing import Any
 
-from forklift import _native, _pickling, _reducers, _zygote
+from forklift import _bindings, _native, _pickling, _reducers, _zygote
 
 # Types whose import costs nothing, or that only exist in the user's process.
 _NOT_PRELOADED = {"builtins", "__main__", "__mp_main__"}
@@ -72,13 +72,27 @@ def inherited(
     """Return an initializer that finds the real one, with its arguments, in what a forked worker inherits."""
     number = id(pool)
     _inheritance[number] = start
+    _note_globals(start[0])
     weakref.finalize(pool, _inheritance.pop, number, None).atexit = False
     return run_inherited, (number,)
+
+
+def _note_globals(initializer: Callable[..., object]) -> None:
+    """Note what the globals are that an initializer can change, as if it was sent: what it makes of them stays then."""
+    from forklift._failure import Nowhere
+
+    for pickler in (lambda: _pickling.Pickler, _pickling.cloud_pickler_class):
+        try:
+            pickler()(Nowhere, 5, buffer_callback=Nowhere.buffer).dump(initializer)
+        except Exception:  # It need not be sent.
+            continue
+        return
 
 
 def run_inherited(number: int) -> None:
     """Run the initializer of a pool in a worker that was forked from the pool's process."""
     initializer, arguments = _inheritance[number]
+    _bindings.believe()
     initializer(*arguments)
 
 

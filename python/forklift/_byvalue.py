@@ -10,69 +10,67 @@ Three promises go beyond what cloudpickle gives:
 **One namespace.** All functions of one globals dict share one dict in a worker, whatever messages they came in; those
 of `__main__` share that of the worker's own `__main__`. So an initializer can set a global that the function reads.
 
-**A worker keeps what it made of a definition.** Globals, class attributes and function attributes travel as
-`{name: (version, value)}`. The sender raises the version when the name is bound to another object (tested by
-identity); the receiver binds a name only if the version is newer than the one it last bound. So `global counter`, a
-cache in a module-level dict, a model loaded by the initializer survive the next job, and yet a redefinition in the
-user's process arrives with it. What is changed in place in the user's process does not reach workers that have the
-name already, as under `multiprocessing`.
+**A worker keeps what it made of a definition, until the user's process changes it.** Globals, attributes of classes and
+functions, and defaults travel as `{name: (version, value)}`. The sender raises the version when the name is bound to
+another object, or when its object was changed in place (`_changes`); the receiver binds what has another version than
+it has bound (`_bindings`). So `global counter`, a cache in a module-level dict, a model loaded by the initializer
+survive the next job, and yet what the user's process changes arrives with it, for all workers alike.
 
-**Identity.** A class or a function without a closure bears an identity: "pid:serial:address" of the process that
-first sent it. Where an object of that identity lives already, it is used instead of a copy. So instances that come
+**Identity.** A class or a function without a closure bears an identity (`_identities`). So instances that come
 back are instances of the sender's own class, a function that comes back is the very function, and a default argument
 that a worker uses as its cache lives as long as that function does. Closures carry state that may differ from one
 message to the next, so they have no identity and are always built anew.
 
-Only the process that a worker was born for may change what the worker has bound (`become_worker`). Whatever comes from
-elsewhere, results above all, adds missing names and changes none.
-
 Limits: cells shared by two closures arrive as two cells; keyword arguments of a class statement are not repeated.
+Where two globals lead to one object, and only one of them is changed in what the other does not reach, they lead to two
+in a worker that had them already.
 """
 
 from __future__ import annotations
 
-import builtins
 import os
 import sys
-from _functools import _lru_cache_wrapper  # type: ignore[import-not-found]
-from _pickle import PicklingError, UnpicklingError
-from _thread import allocate_lock
+from _pickle import PicklingError
 from types import CellType, CodeType, FunctionType, ModuleType
-from weakref import WeakKeyDictionary, WeakValueDictionary, ref
+from weakref import WeakKeyDictionary
+
+from forklift import _bindings, _identities
+from forklift._bindings import follow
+from forklift._changes import CachedFunction, gone, versions
+from forklift._identities import (
+    MAIN_MODULES,
+    existing,
+    identity_of,
+    is_dynamic,
+    is_ours,
+    known,
+    living,
+    main_namespace,
+    namespace,
+    namespace_key,
+    remember,
+    settle,
+    upstream_identity,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from typing import Any
 
+    from forklift._changes import Versions
     from forklift._needs import Needs
 
-    Versions = dict[str, tuple[int, Any]]
-
-CachedFunction: Any = _lru_cache_wrapper  # What `functools.lru_cache` makes.
-
-# The main module's names: in a child of multiprocessing's spawn it is called `__mp_main__`.
-MAIN_MODULES = ("__main__", "__mp_main__")
-# What the parent sent is kept alive, so that it is still there when it comes back. A function object is 200 bytes.
-KEPT_MAX = 1024
-# Globals dicts that belong to no module (exec, doctest, %run) are kept alive too, to know them again.
-NAMESPACES_MAX = 64
-
-_known: WeakValueDictionary[str, Any] = WeakValueDictionary()
-_identities: WeakKeyDictionary[Any, tuple[str, Any, Any, Any]] = WeakKeyDictionary()
-_kept: dict[str, Any] = {}
-_settled: set[str] = set()
-_namespaces: dict[str, dict[str, Any]] = {}
-# Sender: owner -> name -> (reference to the object, whether it is weak, version). The owner is a namespace or identity.
-_stamps: dict[str, dict[str, tuple[Any, bool, int]]] = {}
-# Receiver: owner -> name -> version last bound.
-_bound: dict[str, dict[str, int]] = {}
-_serial = 0
-_upstream = 0
-_inherited: dict[str, Any] = {}
-_lock = allocate_lock()
-
-_MISSING = object()
+__all__ = [
+    "MAIN_MODULES",
+    "CachedFunction",
+    "become_worker",
+    "global_names",
+    "is_dynamic",
+    "known",
+    "living",
+    "upstream_identity",
+]
 
 
 def become_worker(upstream: int, inherited: bool = False) -> None:
@@ -80,230 +78,8 @@ def become_worker(upstream: int, inherited: bool = False) -> None:
 
     `inherited` says that this process was forked from that one and so has its main module already.
     """
-    global _upstream
-    _upstream = upstream
-    _bound.clear()
-    if inherited:
-        _inherited.update(main_namespace())
-        for owner, table in _stamps.items():
-            _bound[owner] = {name: version for name, (_, _, version) in table.items()}
-    _stamps.clear()
-    _kept.clear()
-
-
-def _after_fork() -> None:
-    global _lock
-    _lock = allocate_lock()  # Another thread may have held it at the moment of the fork.
-    _settled.update(_known.keys())  # What was ours is our parent's now, and as complete as before.
-
-
-os.register_at_fork(after_in_child=_after_fork)
-
-
-# Identity --------------------------------------------------------------------------------------------------------
-
-
-def is_dynamic(obj: Any) -> bool:
-    """Say whether this function or class has to travel by value: importing its module would not give it."""
-    module = getattr(obj, "__module__", None)
-    if not isinstance(module, str) or module in MAIN_MODULES:
-        return True
-    found: Any = sys.modules.get(module)
-    if found is None:
-        return True
-    for name in getattr(obj, "__qualname__", "").split("."):
-        found = getattr(found, name, None)
-    return found is not obj
-
-
-def identity_of(obj: Any) -> str | None:
-    """Return the identity of a class, a function without closure or an `lru_cache`; None if it can have none.
-
-    A function whose code or defaults were replaced is another function.
-    """
-    global _serial
-    if isinstance(obj, FunctionType):
-        shape = (obj.__code__, obj.__defaults__, obj.__kwdefaults__)
-    else:
-        shape = (None, None, None)  # type: ignore[assignment]
-    try:
-        with _lock:
-            entry = _identities.get(obj)
-            if entry is not None and all(a is b for a, b in zip(entry[1:], shape, strict=True)):
-                return entry[0]
-            _serial += 1
-            identity = f"{os.getpid()}:{_serial}:{id(obj):x}"
-            _identities[obj] = (identity, *shape)
-            _known[identity] = obj
-            _kept[identity] = obj
-            if len(_kept) > KEPT_MAX:
-                _forget(next(iter(_kept)))
-            return identity
-    except TypeError:  # A metaclass without hash.
-        return None
-
-
-def upstream_identity(obj: Any) -> str | None:
-    """Return the identity of something that came from upstream, which need not be sent back to be known there."""
-    try:
-        entry = _identities.get(obj)
-    except TypeError:
-        return None
-    return entry[0] if entry is not None and _upstream and _from(entry[0]) == _upstream else None
-
-
-def known(identity: str) -> Any:
-    """Return what bears the identity. Pickled in place of an object that the receiver itself once sent."""
-    found = _known.get(identity)
-    if found is None:
-        raise UnpicklingError("a definition that was sent to a worker has been deleted here meanwhile")
-    return found
-
-
-def living(identity: str) -> tuple[Any, bool]:
-    """Return what bears the identity here, or None, and whether it is of this process itself."""
-    return _known.get(identity), _from(identity) == os.getpid()
-
-
-def _from(identity: str) -> int:
-    return int(identity.partition(":")[0])
-
-
-def _forget(identity: str) -> None:
-    _kept.pop(identity, None)
-    _stamps.pop(identity, None)
-
-
-def _remember(identity: str, obj: Any) -> Any:
-    """Register what was just built for the identity; return the one that counts if two threads built it."""
-    _settled.discard(identity)  # Another object may have borne the identity and have died.
-    _bound.pop(identity, None)
-    if len(_settled) > 8 * KEPT_MAX:
-        _settled.intersection_update(list(_known.keys()))
-        for owner in [owner for owner in _bound if owner not in _settled and owner[:1].isdigit()]:
-            del _bound[owner]
-    if isinstance(obj, FunctionType):
-        # The defaults follow with the state, and identity looks at them again then (`_settle`).
-        _identities[obj] = (identity, obj.__code__, obj.__defaults__, obj.__kwdefaults__)
-    else:
-        _identities[obj] = (identity, None, None, None)
-    return _known.setdefault(identity, obj)
-
-
-def _existing(identity: str | None, qualname: str) -> Any:
-    """Return the living object of the identity; a forked worker finds those it inherited by name and address."""
-    if identity is None:
-        return None
-    found = _known.get(identity)
-    if found is None and _inherited and _from(identity) == _upstream:
-        first, *rest = qualname.split(".")
-        found = _inherited.get(first)
-        for name in rest:
-            found = getattr(found, name, None)
-        if found is None or f"{id(found):x}" != identity.rpartition(":")[2]:
-            return None
-        found = _remember(identity, found)
-        _settled.add(identity)
-    return found
-
-
-def _settle(identity: str | None) -> bool:
-    """Say whether the state of this object has been set before (and so is not to be set again)."""
-    if identity is None:
-        return False
-    if identity in _settled:
-        return True
-    _settled.add(identity)
-    return False
-
-
-# Namespaces and versions -----------------------------------------------------------------------------------------
-
-
-def main_namespace() -> dict[str, Any]:
-    """Return the globals of the main module, made if it is missing."""
-    main = sys.modules.get("__main__")
-    if main is None:
-        main = sys.modules["__main__"] = ModuleType("__main__")
-    return main.__dict__
-
-
-def namespace(key: str, base: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the globals that functions of this key share in this process."""
-    if key == "__main__":
-        found = main_namespace()
-        found.setdefault("__builtins__", builtins)  # C code that imports looks for it.
-        return found
-    if key not in _namespaces:
-        _namespaces[key] = {**base, "__builtins__": builtins}
-        while len(_namespaces) > NAMESPACES_MAX:
-            del _namespaces[next(iter(_namespaces))]
-    return _namespaces[key]
-
-
-def _namespace_key(variables: dict[str, Any]) -> str:
-    """Name a globals dict: "__main__" for that of the main module, else a name no other process would give."""
-    global _serial
-    if variables is main_namespace():
-        return "__main__"
-    with _lock:
-        for key, known_variables in _namespaces.items():
-            if known_variables is variables:
-                return key
-        _serial += 1
-        key = f"{variables.get('__name__')}#{os.getpid()}:{_serial}"
-        _namespaces[key] = variables
-        if len(_namespaces) > NAMESPACES_MAX:
-            oldest = next(iter(_namespaces))
-            del _namespaces[oldest]
-            _stamps.pop(oldest, None)
-        return key
-
-
-def _versions(owner: str, values: Mapping[str, Any]) -> Versions:
-    """Put to each value the version of its name: the old one if it still is the same object, else a new one."""
-    global _serial
-    versions: Versions = {}
-    with _lock:
-        table = _stamps.setdefault(owner, {})
-        for name, value in values.items():
-            entry = table.get(name)
-            if entry is None or (entry[0]() if entry[1] else entry[0]) is not value:
-                _serial += 1
-                try:
-                    entry = (ref(value), True, _serial)
-                except (
-                    TypeError
-                ):  # Numbers, texts, lists, dicts: kept alive, or an address could be mistaken.
-                    entry = (value, False, _serial)
-                table[name] = entry
-            versions[name] = (entry[2], value)
-    return versions
-
-
-def release_rebound(owner: str, values: Mapping[str, Any]) -> None:
-    """Let go of objects that are no longer bound to the name they were sent under."""
-    with _lock:
-        table = _stamps.get(owner, {})
-        gone = [n for n, (obj, weak, _) in table.items() if not weak and values.get(n, _MISSING) is not obj]
-        for name in gone:
-            del table[name]
-
-
-def _follow(owner: str, origin: int, offered: Versions, values: dict[str, Any]) -> None:
-    """Bind what was sent in a namespace: what is newer if it comes from upstream, else only what is missing."""
-    if origin != _upstream:
-        for name, (_, value) in offered.items():
-            values.setdefault(name, value)
-        return
-    bound = _bound.setdefault(owner, {})
-    for name, (version, value) in offered.items():
-        last = bound.get(name)
-        if last is None and name in values and not (name in _inherited and values[name] is _inherited[name]):
-            bound[name] = version  # The worker itself bound it first, and keeps it until upstream rebinds it.
-        elif last is None or version > last:
-            bound[name] = version
-            values[name] = value
+    _bindings.become_worker(inherited)
+    _identities.become_worker(upstream, inherited)
 
 
 # Functions -------------------------------------------------------------------------------------------------------
@@ -317,9 +93,8 @@ def reduce_function(func: FunctionType, needs: Needs | None) -> tuple[Any, ...]:
 
 def _function_parts(func: FunctionType, needs: Needs | None) -> tuple[tuple[Any, ...], dict[str, Any]]:
     variables = func.__globals__
-    key = _namespace_key(variables)
+    key = namespace_key(variables)
     identity = identity_of(func) if func.__closure__ is None else None
-    release_rebound(key, variables)
     base = {}
     if key != "__main__":
         base = {
@@ -333,48 +108,54 @@ def _function_parts(func: FunctionType, needs: Needs | None) -> tuple[tuple[Any,
         used[name] = func
     if needs is not None:
         needs.function(func, names)
+    attributes: dict[str, Any] = func.__dict__
+    slots: dict[str, Any] = {
+        "__name__": func.__name__,
+        "__qualname__": name,
+        "__module__": func.__module__,
+        "__doc__": func.__doc__,
+        "__annotations__": func.__annotations__,
+    }
+    defaults = {"__defaults__": func.__defaults__, "__kwdefaults__": func.__kwdefaults__}
+    if identity is None:
+        slots.update(defaults)
+    else:
+        attributes = {**attributes, **{name: value for name, value in defaults.items() if value}}
+        attributes = {**versions(identity, attributes), **gone(identity, attributes)}
     state = {
         "identity": identity,
         "origin": os.getpid(),
         "namespace": key,
-        "globals": _versions(key, used),
+        "globals": {**versions(key, used), **gone(key, variables, names)},
         "imports": _submodules(func, used),
-        "dict": _versions(identity, func.__dict__) if identity and func.__dict__ else func.__dict__,
+        "dict": attributes,
         "closure": func.__closure__,
-        "slots": {
-            "__name__": func.__name__,
-            "__qualname__": name,
-            "__module__": func.__module__,
-            "__doc__": func.__doc__,
-            "__defaults__": func.__defaults__,
-            "__kwdefaults__": func.__kwdefaults__,
-            "__annotations__": func.__annotations__,
-        },
+        "slots": slots,
     }
     return (identity, func.__code__, name, key, base), state
 
 
 def make_function(identity: str | None, code: CodeType, name: str, key: str, base: dict[str, Any]) -> Any:
     """Build a function without its state, or find the one that is here already."""
-    found = _existing(identity, name)
+    found = existing(identity, name)
     if isinstance(found, FunctionType):
         return found
     closure = tuple(CellType() for _ in code.co_freevars) or None
     func = FunctionType(code, namespace(key, base), name, None, closure)
-    return func if identity is None else _remember(identity, func)
+    return func if identity is None else remember(identity, func)
 
 
 def set_function(func: FunctionType, state: dict[str, Any]) -> None:
     """Give a function its state, or bring what it shares with others up to date if it was here already."""
     identity, origin = state["identity"], state["origin"]
-    if identity is not None and _from(identity) == os.getpid():
+    if is_ours(identity):
         return
-    _follow(state["namespace"], origin, state["globals"], func.__globals__)
-    settled = _settle(identity)
+    follow(state["namespace"], origin, state["globals"], func.__globals__)
+    settled = settle(identity, origin)
     if identity is None:
         func.__dict__.update(state["dict"])
     else:
-        _follow(identity, origin, state["dict"], func.__dict__)
+        follow(identity, origin, state["dict"], func, fresh=not settled)
     if settled:
         return
     for cell, sent in zip(func.__closure__ or (), state["closure"] or (), strict=True):
@@ -384,8 +165,6 @@ def set_function(func: FunctionType, state: dict[str, Any]) -> None:
             continue
     for name, value in state["slots"].items():
         setattr(func, name, value)
-    if identity is not None:
-        _identities[func] = (identity, func.__code__, func.__defaults__, func.__kwdefaults__)
 
 
 def reduce_cached(cached: Any, needs: Needs | None) -> tuple[Any, ...]:
@@ -402,34 +181,34 @@ def reduce_cached(cached: Any, needs: Needs | None) -> tuple[Any, ...]:
     bind = {}
     name = func.__name__
     if state["namespace"] == "__main__" and func.__globals__.get(name) is cached:
-        bind = _versions("__main__", {name: cached})
+        bind = versions("__main__", {name: cached})
     made = (identity, options["maxsize"], options["typed"], arguments)
-    return make_cached, made, (bind, state), None, None, set_cached
+    return make_cached, made, (identity, bind, state), None, None, set_cached
 
 
 def make_cached(identity: str | None, size: int | None, typed: bool, arguments: tuple[Any, ...]) -> Any:
     """Build a cache around a function that has no state yet, or find the one that is here already."""
-    found = _existing(identity, arguments[2])
+    found = existing(identity, arguments[2])
     if isinstance(found, CachedFunction):
         return found
     from functools import lru_cache
 
     cached = lru_cache(size, typed)(make_function(*arguments))
-    return cached if identity is None else _remember(identity, cached)
+    return cached if identity is None else remember(identity, cached)
 
 
-def set_cached(cached: Any, state: tuple[Versions, dict[str, Any]]) -> None:
+def set_cached(cached: Any, state: tuple[str | None, Versions, dict[str, Any]]) -> None:
     """Give the function within its state, and the cache the function's names."""
     from functools import update_wrapper
 
-    bind, inner = state
-    entry = _identities.get(cached)
-    if entry is not None and _from(entry[0]) == os.getpid():
+    identity, bind, inner = state
+    if is_ours(identity):
         return
+    settle(identity, inner["origin"])
     func = cached.__wrapped__
     set_function(func, inner)
     update_wrapper(cached, func)
-    _follow("__main__", inner["origin"], bind, func.__globals__)
+    follow("__main__", inner["origin"], bind, func.__globals__)
 
 
 def global_names(code: CodeType) -> list[str]:
@@ -537,13 +316,15 @@ def reduce_class(cls: type, needs: Needs | None, cloudpickle: Any) -> tuple[Any,
     registry = attributes.pop("_abc_impl", None)
     if needs is not None:
         needs.type(cls, attributes)
+    if identity is not None:
+        attributes = {**versions(identity, attributes, structure=True), **gone(identity, cls.__dict__)}
     bind = {}
     if cls.__module__ in MAIN_MODULES and main_namespace().get(cls.__qualname__) is cls:
-        bind = _versions("__main__", {cls.__qualname__: cls})
+        bind = versions("__main__", {cls.__qualname__: cls})
     state = {
         "identity": identity,
         "origin": os.getpid(),
-        "attributes": _versions(identity or "", attributes),
+        "attributes": attributes,
         "registry": registry,
         "bind": bind,
     }
@@ -559,7 +340,7 @@ def make_class(
     body: dict[str, Any],
 ) -> Any:
     """Build a class without its attributes, or find the one that is here already. `kind` None means an Enum."""
-    found = _existing(identity, qualname)
+    found = existing(identity, qualname)
     if isinstance(found, type):
         return found
     if kind is None:
@@ -574,25 +355,25 @@ def make_class(
 
         cls = new_class(name, bases, {"metaclass": kind}, lambda parts: parts.update(body))
     cls.__qualname__ = qualname
-    return cls if identity is None else _remember(identity, cls)
+    return cls if identity is None else remember(identity, cls)
 
 
 def set_class(cls: Any, state: dict[str, Any]) -> None:
     """Give a class its attributes, or bring them up to date if it was here already."""
-    identity, origin = state["identity"], state["origin"]
-    if identity is not None and _from(identity) == os.getpid():
+    identity, origin, attributes = state["identity"], state["origin"], state["attributes"]
+    if is_ours(identity):
         return
-    bound = _bound.setdefault(identity or "", {})
-    settled = _settle(identity)
-    for name, (version, value) in state["attributes"].items():
-        last = bound.get(name)
-        newer = origin == _upstream and last is not None and version > last
-        if newer or not settled or (last is None and name not in cls.__dict__):
+    settled = settle(identity, origin)
+    line = attributes.get("__firstlineno__")
+    if identity is None:
+        for name, value in attributes.items():
             setattr(cls, name, value)
-        bound[name] = version if last is None else max(version, last)
-    if not settled and "__firstlineno__" in state["attributes"]:
-        cls.__firstlineno__ = state["attributes"]["__firstlineno__"][1]  # Deleted by assigning __module__.
+    else:
+        line = line and line[1]
+        follow(identity, origin, attributes, cls, fresh=not settled)
+    if not settled and line is not None:
+        cls.__firstlineno__ = line  # Deleted by assigning __module__.
     for subclass in state["registry"] or ():
         cls.register(subclass)
     if state["bind"]:
-        _follow("__main__", origin, state["bind"], main_namespace())
+        follow("__main__", origin, state["bind"], main_namespace())

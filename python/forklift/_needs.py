@@ -6,14 +6,20 @@ more than its instances do, so `_pickling.by_value` keeps the bytes, for as long
 
 from __future__ import annotations
 
-from types import CellType, FunctionType, ModuleType
+import sys
+from types import CellType, FunctionType
+from weakref import ref
 
-from forklift._byvalue import CachedFunction, is_dynamic
+from forklift._changes import Digest, digest, frozen, is_special
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from typing import Any
+    from collections.abc import Callable, Mapping
+    from typing import Any, NoReturn
+
+# A form with a larger value in it is not kept: it would ride in every chunk.
+VALUE_BYTES_MAX = 64 << 10
+TEXT_LENGTH_MAX = 4096
 
 _MISSING = object()
 
@@ -25,11 +31,12 @@ class ByValue(Exception):
 class Needs:
     """What the pickled form of a definition depends on, so that it can be kept while nothing of that changes.
 
-    Told of every function, class and cell before it goes in. A value that can change in place, or that may be large,
-    makes the form unfit to be kept: `ByValue` is raised, before anything large has been copied.
+    Told of every function, class and cell before it goes in. Of a value that can change in place, the digest says
+    whether it has. One that is large, or cannot be pickled, makes the form unfit to be kept: `ByValue` is raised,
+    before anything large has been copied.
     """
 
-    __slots__ = ("cells", "functions", "mappings", "refused", "sizes")
+    __slots__ = ("bound", "cells", "functions", "held", "mappings", "refused", "registered", "sizes")
 
     def __init__(self) -> None:
         self.refused = False
@@ -41,83 +48,118 @@ class Needs:
         self.sizes: list[tuple[Any, int]] = []
         self.cells: list[tuple[CellType, Any]] = []
         self.functions: list[tuple[Any, ...]] = []
+        #: Where a value is bound that may be changed in place, a reference to it, and its digest.
+        self.bound: list[tuple[Any, str, Callable[[], Any], Digest]] = []
+        #: The same, of values that are no mapping's: defaults, and contents of cells.
+        self.held: list[tuple[Any, Digest]] = []
+        #: How many classes had been registered with abstract ones, if there is one of these here.
+        self.registered: int | None = None
 
     def hold(self) -> bool:
-        """Say whether all is as it was."""
+        """Say whether all is as it was. (In loops, which take half the time of `all`: each call comes here.)"""
+        for mapping, name, value in self.mappings:
+            if mapping.get(name, _MISSING) is not value:
+                return False
+        for mapping, size in self.sizes:
+            if len(mapping) != size:
+                return False
+        for func, code, defaults, kwdefaults in self.functions:
+            if func.__code__ is not code or func.__defaults__ is not defaults:
+                return False
+            if func.__kwdefaults__ is not kwdefaults:
+                return False
+        if self.registered is not None and self.registered != _registered():
+            return False
+        return self._contents_hold()
+
+    def _contents_hold(self) -> bool:
         try:
-            cells = all(cell.cell_contents is content for cell, content in self.cells)
+            for cell, content in self.cells:
+                if cell.cell_contents is not content:
+                    return False
         except ValueError:  # Emptied.
-            cells = False
-        return (
-            cells
-            and all(mapping.get(name, _MISSING) is value for mapping, name, value in self.mappings)
-            and all(len(mapping) == size for mapping, size in self.sizes)
-            and all(
-                f.__code__ is code and f.__defaults__ is defaults and f.__kwdefaults__ is kwdefaults
-                for f, code, defaults, kwdefaults in self.functions
-            )
-        )
+            return False
+        for mapping, name, refer, before in self.bound:
+            value = mapping.get(name, _MISSING)
+            if value is not refer() or digest(value) != before:
+                return False
+        return not self.held or all(digest(value) == before for value, before in self.held)
 
     def function(self, func: FunctionType, names: list[str]) -> None:
         """A function goes in, which looks up these globals. One that is missing may come to be defined."""
         variables = func.__globals__
         for name in (*names, func.__qualname__):
-            value = variables.get(name, _MISSING)
-            self.mappings.append((variables, name, value))
-            self._value(value)
+            self._bound(variables, name, variables.get(name, _MISSING))
         self.functions.append((func, func.__code__, func.__defaults__, func.__kwdefaults__))
         self._attributes(func.__dict__, func.__dict__)
         for value in (*(func.__defaults__ or ()), *(func.__kwdefaults__ or {}).values()):
-            self._value(value)
+            self._held(value)
 
     def type(self, cls: type, attributes: Mapping[str, Any]) -> None:
         """A class goes in, with these attributes."""
         self._attributes(cls.__dict__, attributes)
+        if "_abc_impl" in cls.__dict__:
+            self.registered = _registered()
 
     def cell(self, cell: CellType, content: Any) -> None:
         """A cell of a method goes in: the class for `super()`, or what made the method put there."""
-        self._value(content)
+        self._held(content)
         self.cells.append((cell, content))
 
     def _attributes(self, mapping: Any, attributes: Mapping[str, Any]) -> None:
         self.sizes.append((mapping, len(mapping)))
-        for name, value in attributes.items():
-            self.mappings.append((mapping, name, mapping.get(name, _MISSING)))
+        for name in attributes:
+            value = mapping.get(name, _MISSING)
             # Names of Python's own hold structure (annotations, fields, enum tables), which nobody changes.
-            if not (name.startswith("_") and name.endswith("_")) and not hasattr(type(value), "__get__"):
-                self._value(value)
+            if is_special(name):
+                self.mappings.append((mapping, name, value))
+            else:
+                self._bound(mapping, name, value)
 
-    def _value(self, value: Any) -> None:
+    def _bound(self, mapping: Any, name: str, value: Any) -> None:
+        if (found := self._look(value)) is None:
+            self.mappings.append((mapping, name, value))
+        else:
+            self.bound.append((mapping, name, _reference(value), found))
+
+    def _held(self, value: Any) -> None:
+        if (found := self._look(value)) is not None:
+            self.held.append((value, found))
+
+    def _look(self, value: Any) -> Digest | None:
+        """Return the digest of a value that may be changed in place; None if its identity says all."""
+        if value is _MISSING or type(value) in _TOLD:
+            return None
         if type(value) in (list, dict, set) and not value:
-            self.sizes.append((value, 0))  # Steady while it is empty, as the workers' caches are here.
-        elif value is not _MISSING and not _is_steady(value):
+            self.sizes.append((value, 0))
+            return None
+        if frozen(value):
+            if type(value) in (str, bytes) and len(value) > TEXT_LENGTH_MAX:
+                self._refuse()
+            return None
+        found = digest(value)
+        if found is None or found[1] > VALUE_BYTES_MAX:
             self._refuse()
+        return found
 
-    def _refuse(self) -> None:
+    def _refuse(self) -> NoReturn:
         self.refused = True
         raise ByValue
 
 
-def _is_steady(value: Any) -> bool:
-    kind = type(value)
-    if kind in _STEADY or isinstance(value, type):
-        return True
-    if kind in (str, bytes):
-        return len(value) <= 4096
-    if kind in (tuple, frozenset):
-        return len(value) <= 64 and all(map(_is_steady, value))
-    if (kind.__module__, kind.__name__) in _STEADY_NAMES or type(kind).__name__ == "EnumType":
-        return True
-    return isinstance(getattr(value, "__qualname__", None), str) and not is_dynamic(value)
+def _reference(value: Any) -> Callable[[], Any]:
+    """Refer to a value without keeping it alive, if that is possible: it may stand for more than it pickles."""
+    try:
+        return ref(value)
+    except TypeError:
+        return lambda: value
 
 
-# Functions and caches that are themselves dynamic go in too, and are told of in their turn.
-_STEADY = (int, float, complex, bool, type(None), FunctionType, ModuleType, CachedFunction)
-_STEADY_NAMES = {
-    ("dataclasses", "_MISSING_TYPE"),
-    ("dataclasses", "_HAS_DEFAULT_FACTORY_CLASS"),
-    ("re", "Pattern"),
-    ("logging", "Logger"),
-    ("pathlib", "PosixPath"),
-    ("pathlib._local", "PosixPath"),
-}
+def _registered() -> int:
+    abc: Any = sys.modules["abc"]
+    token: int = abc.get_cache_token()
+    return token
+
+
+# What goes in part by part, and is told of in its turn.
+_TOLD = (FunctionType, staticmethod, classmethod, property)

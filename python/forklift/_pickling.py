@@ -22,7 +22,7 @@ import os
 import sys
 from types import CellType, CodeType, FunctionType, ModuleType
 
-from forklift import _byvalue
+from forklift import _bindings, _byvalue, _identities
 from forklift._byvalue import MAIN_MODULES, CachedFunction, is_dynamic
 from forklift._mapped import reduce_mapped
 from forklift._needs import ByValue, Needs
@@ -50,7 +50,8 @@ PROTOCOL = 5
 
 _blobs: dict[int, tuple[object, Needs, tuple[Any, ...]]] = {}
 _editions = 0
-_loaded: dict[str, str] = {}  # identity -> edition last read
+# identity -> edition last read, and what it told of names
+_loaded: dict[str, tuple[str, Any]] = {}
 
 
 # What is in them names the process that made them.
@@ -109,7 +110,7 @@ def by_value(obj: Any) -> tuple[Any, ...]:
         return kept[2]
     needs = Needs()
     blob = _definition(obj, needs)
-    identity = _byvalue.identity_of(obj)
+    identity = _identities.identity_of(obj)
     if identity is None or len(blob) > BLOB_BYTES_MAX:
         raise ByValue
     _editions += 1
@@ -125,13 +126,25 @@ def by_value(obj: Any) -> tuple[Any, ...]:
 
 def load(identity: str, edition: str, blob: bytes) -> Any:
     """Return the object that was sent in the form of a blob; read the blob only if this edition of it is news."""
-    found, ours = _byvalue.living(identity)
-    if found is not None and (ours or _loaded.get(identity) == edition):
-        return found
-    made = _pickle.loads(blob)
+    found = _byvalue.living(identity)
+    if found is not None:
+        if _identities.is_ours(identity) or _bindings.has(edition):
+            return found
+        last, told = _loaded.get(identity, (None, None))
+        if last == edition and (told is None or _bindings.adopt(edition, told)):
+            return found
+    told = None
+    if _identities.is_upstream(_identities.sender(edition)):
+        former = _bindings.begin()
+        try:
+            made = _pickle.loads(blob)
+        finally:
+            told = _bindings.end(edition, former)
+    else:
+        made = _pickle.loads(blob)
     if len(_loaded) > LOADED_MAX:
         _loaded.clear()  # Costs one more reading of each.
-    _loaded[identity] = edition
+    _loaded[identity] = edition, told
     return made
 
 

@@ -402,9 +402,14 @@ def test_classes_ride_as_small_blobs_that_are_made_once(tmp_path: Path) -> None:
             assert worker.ways == ["fast"] * 3
             FACTOR = 3
             assert worker.call(work, [Item(1)]) == [3]
-            # A mutable global is sent out of band, anew each time.
+            # A mutable global rides with it while it is small, else it is sent out of band, anew each time.
             FACTOR = [1]
             assert worker.call(work, [Item(1)]) == [[1]]
+            FACTOR.append(2)
+            assert worker.call(work, [Item(1)]) == [[1, 2]]
+            assert worker.ways[-1] == "fast"
+            FACTOR = ["x" * 100_000]
+            assert worker.call(work, [Item(1)]) == [FACTOR]
             assert worker.ways[-1] == "cloud"
         """,
     )

@@ -1,10 +1,11 @@
 //! The extension module `forklift._native`: translates between Python and the core, and decides nothing.
 //!
-//! floors: error · signals · descriptor · private_heap · numpy_heap · tally · buffer · text · refcount · numbers · standin · parcel · store · sink · anchors · pickle · unpickle · distant · shared · separate · sharing · worker · telemetry · onlooker · outcomes · pulls · feed · relay · pool
+//! floors: error · signals · descriptor · private_heap · numpy_heap · tally · buffer · text · refcount · numbers · standin · parcel · store · sink · anchors · pickle · unpickle · distant · shared · separate · sharing · bindings · worker · telemetry · onlooker · outcomes · pulls · feed · relay · pool
 // Elsewhere the crate is empty: the package installs, and says at the first pool what it lacks.
 #![cfg(target_os = "linux")]
 
 mod anchors;
+mod bindings;
 mod buffer;
 mod descriptor;
 mod distant;

@@ -5,6 +5,7 @@ mod items;
 mod waiting;
 
 use crate::anchors::set_parts;
+use crate::bindings::Bindings;
 use crate::descriptor::adopt;
 use crate::error::raise;
 use crate::numpy_heap::{self, Heap};
@@ -87,6 +88,7 @@ pub(crate) fn serve(py: Python<'_>, descriptor: RawFd) -> PyResult<i32> {
         worked: Some(Instant::now()),
         watch: Stopwatch::new(switched_on()),
         modules: Modules::new(py)?,
+        bindings: Bindings::new(py)?,
     };
     match server.run(py) {
         Ok(code) => Ok(code),
@@ -182,6 +184,7 @@ struct Server {
     worked: Option<Instant>,
     watch: Stopwatch,
     modules: Modules,
+    bindings: Bindings,
 }
 
 impl Server {
@@ -199,6 +202,7 @@ impl Server {
                 Order::Unshare(key) => shared::drop_key(key),
                 Order::Forget(job) => {
                     self.functions.remove(&job);
+                    self.bindings.leave(py, job)?;
                     shared::drop_job(job);
                 }
                 Order::Stop => return Ok(0),
@@ -242,6 +246,7 @@ impl Server {
     fn call(&mut self, py: Python<'_>, call: Call) -> Result<(), Trouble> {
         let begun = Instant::now();
         let (job, chunk, skip, count) = (call.job, call.chunk, call.skip, call.items);
+        self.bindings.enter(py, job)?;
         let start = call.first + u64::from(skip);
         let mut shown = self.station.mark(job, start, Phase::Decoding);
         if let Some(parcel) = call.function {
