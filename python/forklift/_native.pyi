@@ -246,6 +246,8 @@ class Job:
         """
     def wait(self, timeout: float | None = None) -> bool:
         """Waits up to `timeout` seconds (None: for ever) until nothing more will come; whether that is so."""
+    def check_ours(self) -> None:
+        """Raise `RuntimeError` in a fork of the process that made the call, where nothing more will ever come."""
     def finished(self) -> bool:
         """Whether nothing more will come."""
     def submitted(self) -> int:

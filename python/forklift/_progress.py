@@ -28,6 +28,15 @@ _WIDE, _NARROW = 100, 70
 _LOCK = threading.RLock()
 
 
+def _start_anew() -> None:
+    """In a fork of this process: another thread of it may have been at a bar."""
+    global _LOCK
+    _LOCK = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_start_anew)
+
+
 def check(progress: object) -> None:
     """Check the option; a bar without tqdm is refused before anything is started."""
     if callable(progress):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
@@ -22,6 +23,15 @@ __all__ = ["ApplyResult", "AsyncResult", "IMapIterator", "IMapUnorderedIterator"
 
 # Callbacks of one process run one at a time, as with `multiprocessing`, whose users therefore need no locks in them.
 _callbacks = threading.RLock()
+
+
+def _start_anew() -> None:
+    """In a fork of this process: another thread of it may have been in a callback."""
+    global _callbacks
+    _callbacks = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_start_anew)
 
 
 def _report(where: str) -> None:
@@ -143,6 +153,8 @@ class ApplyResult(AsyncResult[T]):
     def wait(self, timeout: float | None = None) -> None:
         """Wait until the call is done, or `timeout` seconds."""
         if self._called_back is not None:
+            if self._job is not None and not self._called_back.is_set():
+                self._job.check_ours()  # No thread of a fork will set it.
             self._called_back.wait(timeout)
             return
         if self._waiting is not None:
@@ -250,6 +262,8 @@ class MapResult(AsyncResult[list[T]]):
 
     def wait(self, timeout: float | None = None) -> None:
         """Wait until all calls are done, or `timeout` seconds."""
+        if not self._done.is_set():
+            self._job.check_ours()  # No thread of a fork will set it.
         self._done.wait(timeout)
 
 
@@ -327,6 +341,7 @@ class IMapIterator(Generic[T]):
 
     def _outcome(self, timeout: float | None) -> tuple[Any, BaseException | None]:
         """Return what became of the next item: its result, or its failure. What this raises is not the item's."""
+        self._job.check_ours()  # A thread of the process that this one was forked from may have held the lock.
         with self._lock:
             if not self._ready:
                 self._begun = True

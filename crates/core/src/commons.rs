@@ -14,16 +14,16 @@
 use crate::error::Result;
 use crate::near;
 use crate::payload::{Atlas, Bytes, Outline, Parcel, Part, open_near, sharing_of};
-use forklift_shm::{Release, Segment, SegmentId, Sharing, Span, View};
+use forklift_shm::{Held, Lock, Release, Segment, SegmentId, Sharing, Span, View};
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Blocks of the parent's that are given up here, until the parent is told. Shared by all views in this process.
 #[derive(Default)]
 pub(crate) struct Returns {
-    spans: Mutex<Vec<Span>>,
+    spans: Lock<Vec<Span>>,
     /// Views whose end the parent has not been told of.
     outstanding: AtomicU64,
     /// Bytes in views of blocks that one task was given for itself: what is left of them after the task was kept.
@@ -48,7 +48,7 @@ impl Returns {
 
     /// What to tell the parent.
     pub(crate) fn take(&self) -> Vec<Span> {
-        let spans = std::mem::take(&mut *self.spans.lock().unwrap_or_else(PoisonError::into_inner));
+        let spans = std::mem::take(&mut *self.spans.lock());
         self.outstanding.fetch_sub(spans.len() as u64, Ordering::Relaxed);
         spans
     }
@@ -59,7 +59,7 @@ impl Release for Returns {
         if sharing_of(span.segment) == Sharing::Shared {
             self.kept_bytes.fetch_sub(span.bytes, Ordering::Relaxed);
         }
-        self.spans.lock().unwrap_or_else(PoisonError::into_inner).push(span);
+        self.spans.lock().push(span);
     }
 }
 
@@ -72,7 +72,7 @@ impl Release for Returns {
 /// where arguments die with their call that is always the same one, and its pages stay mapped.
 #[derive(Default)]
 pub struct Commons {
-    mappings: Mutex<Mappings>,
+    mappings: Lock<Mappings>,
 }
 
 /// A view of up to so many bytes that finds no mapping free is a copy: to map a segment again costs as much.
@@ -229,8 +229,8 @@ impl Mappings {
 }
 
 impl Commons {
-    fn mappings(&self) -> MutexGuard<'_, Mappings> {
-        self.mappings.lock().unwrap_or_else(PoisonError::into_inner)
+    fn mappings(&self) -> Held<'_, Mappings> {
+        self.mappings.lock()
     }
 
     /// Those of one segment, which this process has to itself, without a parent that lends it.

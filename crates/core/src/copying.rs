@@ -10,7 +10,6 @@ use crate::error::{Error, Result};
 use rustix::process::getpid;
 use rustix::thread::gettid;
 use std::num::NonZero;
-use std::sync::OnceLock;
 
 /// After so many bytes the process is asked whether to go on: some 10 ms of copying to warm pages, and up to 0.1 s to
 /// such as have to be found first. Starting threads for each slice is lost in that.
@@ -30,7 +29,8 @@ pub type Reason = Box<dyn std::error::Error + Send + Sync>;
 /// wait for whatever lock the answer needs.
 pub type Question = fn() -> std::result::Result<(), Reason>;
 
-static QUESTION: OnceLock<Question> = OnceLock::new();
+#[expect(clippy::disallowed_types, reason = "set when the process is young, and never waited for")]
+static QUESTION: std::sync::OnceLock<Question> = std::sync::OnceLock::new();
 
 /// From now on copies of this process ask this between slices. The first caller decides.
 pub fn ask_between_slices(question: Question) {

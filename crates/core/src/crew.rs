@@ -11,11 +11,11 @@ use crate::message::{ToParent, ToWorker};
 use crate::near::{self, Shelf};
 use crate::payload::{Atlas, Loans, Parcel, Payload, sharing_of};
 use crate::process::{Private, Process, life};
-use forklift_shm::{Arena, Release, Segment, SegmentId, Sharing, Span};
+use forklift_shm::{Arena, Held, Lock, Release, Segment, SegmentId, Sharing, Span};
 use rustix::fd::{AsFd, OwnedFd};
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 
 /// The memory that the parent allocates from.
 #[derive(Debug, Clone)]
@@ -95,7 +95,7 @@ pub(crate) struct ReturnDesk {
     /// Set when the worker is dead: then nobody will use its blocks again, and their pages are given back.
     gone: AtomicBool,
     stock: Arc<Stock>,
-    segments: Mutex<HashMap<SegmentId, Lent>>,
+    segments: Lock<HashMap<SegmentId, Lent>>,
 }
 
 /// A segment of the worker's, and what of it is in use here: bytes by their offset.
@@ -122,8 +122,8 @@ impl Lent {
 }
 
 impl ReturnDesk {
-    fn segments(&self) -> MutexGuard<'_, HashMap<SegmentId, Lent>> {
-        self.segments.lock().unwrap_or_else(PoisonError::into_inner)
+    fn segments(&self) -> Held<'_, HashMap<SegmentId, Lent>> {
+        self.segments.lock()
     }
 
     /// Bytes of the worker's that are in use here.
@@ -265,7 +265,7 @@ impl Worker {
             mailbox: Arc::clone(mailbox),
             gone: AtomicBool::new(false),
             stock: Arc::clone(stock),
-            segments: Mutex::new(HashMap::from([(
+            segments: Lock::new(HashMap::from([(
                 near::segment(),
                 Lent { segment: None, spans: BTreeMap::new() },
             )])),

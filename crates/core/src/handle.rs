@@ -8,10 +8,11 @@ use crate::id::{ChunkId, JobId, WorkerId};
 use crate::load::{Load, Weight};
 use crate::machine::MemoryShort;
 use crate::payload::Parcel;
+use forklift_shm::{Held, Lock, Waiters};
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// What is known of a worker's end beyond its status.
@@ -160,8 +161,8 @@ pub enum Taking {
 #[derive(Debug)]
 pub struct Handle {
     id: JobId,
-    state: Mutex<State>,
-    changed: Condvar,
+    state: Lock<State>,
+    changed: Waiters,
     announce: Option<Sender<JobId>>,
 }
 
@@ -184,7 +185,7 @@ impl Handle {
     /// A job that has just begun. Its end is announced to `announce`, if given.
     #[must_use]
     pub fn new(id: JobId, announce: Option<Sender<JobId>>) -> Self {
-        Self { id, state: Mutex::default(), changed: Condvar::new(), announce }
+        Self { id, state: Lock::default(), changed: Waiters::new(), announce }
     }
 
     /// What was encoded for it without credit counts in this load until it ends.
@@ -201,9 +202,8 @@ impl Handle {
         self.id
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // A panic while holding the lock cannot leave the state half changed: nothing in there can panic midway.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> Held<'_, State> {
+        self.state.lock()
     }
 
     /// Driver: more credit.
@@ -212,13 +212,13 @@ impl Handle {
         state.granted += chunks;
         state.items = items.max(1);
         drop(state);
-        self.changed.notify_all();
+        self.changed.announce();
     }
 
     /// Driver: a chunk has to be encoded again.
     pub(crate) fn restore(&self, chunk: ChunkId, apart: bool) {
         self.lock().restore.push_back((chunk, apart));
-        self.changed.notify_all();
+        self.changed.announce();
     }
 
     /// Driver: results.
@@ -227,7 +227,7 @@ impl Handle {
         state.answered += u64::from(answer.items);
         state.answers.insert(answer.first, answer);
         drop(state);
-        self.changed.notify_all();
+        self.changed.announce();
     }
 
     /// Driver: the end, with its reason if it is not the natural one. Only the first end counts.
@@ -239,7 +239,7 @@ impl Handle {
         state.fault = fault;
         let weight = state.weight.take();
         drop(state);
-        self.changed.notify_all();
+        self.changed.announce();
         drop(weight);
         if let Some(announce) = &self.announce {
             // Nobody listens any more once the pool is gone.
@@ -252,17 +252,16 @@ impl Handle {
     #[must_use]
     pub fn turn(&self, feeding: bool, taking: Taking, patience: Duration) -> Turn {
         let deadline = Instant::now() + patience;
-        let mut state = self.lock();
         loop {
-            if let Some(turn) = state.take(feeding, taking) {
+            let looked = self.changed.look();
+            if let Some(turn) = self.lock().take(feeding, taking) {
                 return turn;
             }
-            let now = Instant::now();
-            if now >= deadline {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
                 return Turn::Nothing;
             }
-            state =
-                self.changed.wait_timeout(state, deadline - now).unwrap_or_else(PoisonError::into_inner).0;
+            self.changed.wait(looked, left);
         }
     }
 

@@ -4,17 +4,16 @@
 //! driver's more; so what such calls hold is counted here, from their encoding to the end of their job, and a caller that
 //! finds too much keeps the next ones as they are.
 
+use forklift_shm::Waiters;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// What all such calls of a pool hold together.
 #[derive(Debug, Default)]
 pub struct Load {
     bytes: AtomicU64,
-    /// How many wait. Held where `bytes` becomes less, so that whoever has looked and is about to wait misses nothing.
-    waiting: Mutex<u32>,
-    eased: Condvar,
+    eased: Waiters,
 }
 
 impl Load {
@@ -29,19 +28,17 @@ impl Load {
     #[must_use]
     pub fn wait_for_room(&self, bytes_max: u64, patience: Duration) -> bool {
         let deadline = Instant::now() + patience;
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        *waiting += 1;
-        let mut found = self.has_room(bytes_max);
-        while !found {
+        loop {
+            let looked = self.eased.look();
+            if self.has_room(bytes_max) {
+                return true;
+            }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                break;
+                return false;
             }
-            waiting = self.eased.wait_timeout(waiting, left).unwrap_or_else(PoisonError::into_inner).0;
-            found = self.has_room(bytes_max);
+            self.eased.wait(looked, left);
         }
-        *waiting -= 1;
-        found
     }
 }
 
@@ -67,11 +64,8 @@ impl Weight {
 
 impl Drop for Weight {
     fn drop(&mut self) {
-        let waiting = self.load.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         self.load.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
-        if *waiting > 0 {
-            self.load.eased.notify_all();
-        }
+        self.load.eased.announce();
     }
 }
 

@@ -9,12 +9,12 @@ use crate::handle::{Answer, Fault, Handle, Shortage};
 use crate::id::{ChunkId, JobId, WorkerId};
 use crate::payload::Payload;
 use crate::telemetry::Recorder;
-use forklift_shm::Span;
+use forklift_shm::{Held, Lock, Span, Waiters};
 use rustix::event::EventfdFlags;
 use rustix::fd::OwnedFd;
+use std::sync::Arc;
 use std::sync::mpsc::Sender;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// What a caller wants. The events of the same name say what follows.
 #[derive(Debug)]
@@ -151,8 +151,8 @@ pub struct Counters {
 /// How far a pool's life has come.
 #[derive(Debug, Default)]
 pub(crate) struct Status {
-    state: Mutex<Life>,
-    changed: Condvar,
+    state: Lock<Life>,
+    changed: Waiters,
 }
 
 #[derive(Debug, Default)]
@@ -162,14 +162,14 @@ struct Life {
 }
 
 impl Status {
-    fn lock(&self) -> MutexGuard<'_, Life> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> Held<'_, Life> {
+        self.state.lock()
     }
 
     /// Driver: the last worker is gone.
     pub(crate) fn end(&self) {
         self.lock().over = true;
-        self.changed.notify_all();
+        self.changed.announce();
     }
 
     /// Driver: whatever is asked from now on gets this.
@@ -187,15 +187,23 @@ impl Status {
 
     /// Waits up to `patience` for the end; whether it has come.
     pub(crate) fn wait(&self, patience: Duration) -> bool {
-        let waited = self.changed.wait_timeout_while(self.lock(), patience, |life| !life.over);
-        waited.unwrap_or_else(PoisonError::into_inner).0.over
+        let begun = Instant::now();
+        loop {
+            let looked = self.changed.look();
+            let over = self.lock().over;
+            let left = patience.saturating_sub(begun.elapsed());
+            if over || left.is_zero() {
+                return over;
+            }
+            self.changed.wait(looked, left);
+        }
     }
 }
 
 /// The queue. It is open for as long as the driver lives; what is sent later is dropped.
 #[derive(Debug)]
 pub(crate) struct Mailbox {
-    queue: Mutex<Queue>,
+    queue: Lock<Queue>,
     creator: u32,
 }
 
@@ -213,11 +221,11 @@ impl Mailbox {
             .map_err(system("make an eventfd"))?;
         let bell = Arc::new(bell);
         let queue = Queue { requests: Vec::new(), bell: Some(Arc::clone(&bell)) };
-        Ok((Self { queue: Mutex::new(queue), creator: std::process::id() }, bell))
+        Ok((Self { queue: Lock::new(queue), creator: std::process::id() }, bell))
     }
 
-    fn lock(&self) -> MutexGuard<'_, Queue> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> Held<'_, Queue> {
+        self.queue.lock()
     }
 
     /// Whether this process made the pool; a fork of it did not.
@@ -225,8 +233,8 @@ impl Mailbox {
         std::process::id() == self.creator
     }
 
-    /// Leaves a request and wakes the driver. In a fork of the process that made the pool there is no driver, and the
-    /// queue may have been locked for ever by a thread that the fork left behind: there this does nothing.
+    /// Leaves a request and wakes the driver. In a fork of the process that made the pool there is no driver:
+    /// there this does nothing.
     pub(crate) fn send(&self, request: Request) {
         if !self.is_ours() {
             return;

@@ -9,12 +9,12 @@
 //! tickets of answers lie on a [`Shelf`] that the two ends have in common. The parent takes nothing from elsewhere: what a
 //! worker in another process says of numbers means nothing here.
 
-use forklift_shm::{SegmentId, Span};
+use forklift_shm::{Held, Lock, SegmentId, Span};
 use std::any::Any;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 
 /// Spans of this segment, which there is not, name things on the table by their offsets. Mapped nowhere, and counted among
 /// those that nobody sees another's writes in.
@@ -23,10 +23,10 @@ const SEGMENT: SegmentId = SegmentId(u32::MAX);
 /// Anything.
 pub(crate) type Thing = Arc<dyn Any + Send + Sync>;
 
-static TABLE: LazyLock<Mutex<HashMap<u64, Thing>>> = LazyLock::new(Mutex::default);
+static TABLE: Lock<BTreeMap<u64, Thing>> = Lock::new(BTreeMap::new());
 
-fn table() -> MutexGuard<'static, HashMap<u64, Thing>> {
-    TABLE.lock().unwrap_or_else(PoisonError::into_inner)
+fn table() -> Held<'static, BTreeMap<u64, Thing>> {
+    TABLE.lock()
 }
 
 /// Whether a span names a thing on the table.
@@ -74,16 +74,16 @@ pub(crate) fn find(span: Span) -> Option<Thing> {
 /// What keeps a thing on the table.
 type Keeper = Arc<dyn Send + Sync>;
 
-static SHELVES: LazyLock<Mutex<HashMap<u64, Weak<Shelf>>>> = LazyLock::new(Mutex::default);
+static SHELVES: Lock<BTreeMap<u64, Weak<Shelf>>> = Lock::new(BTreeMap::new());
 
-fn shelves() -> MutexGuard<'static, HashMap<u64, Weak<Shelf>>> {
-    SHELVES.lock().unwrap_or_else(PoisonError::into_inner)
+fn shelves() -> Held<'static, BTreeMap<u64, Weak<Shelf>>> {
+    SHELVES.lock()
 }
 
 /// What one end of a channel has sent up and the other has not read. It is found by its number, in this process.
 pub(crate) struct Shelf {
     number: u64,
-    keepers: Mutex<HashMap<u64, Keeper>>,
+    keepers: Lock<BTreeMap<u64, Keeper>>,
 }
 
 impl Shelf {
@@ -91,7 +91,7 @@ impl Shelf {
     pub(crate) fn new() -> Arc<Self> {
         static NUMBERS: AtomicU64 = AtomicU64::new(1);
         let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
-        let shelf = Arc::new(Self { number, keepers: Mutex::default() });
+        let shelf = Arc::new(Self { number, keepers: Lock::default() });
         shelves().insert(number, Arc::downgrade(&shelf));
         shelf
     }
@@ -106,8 +106,8 @@ impl Shelf {
         self.number
     }
 
-    fn keepers(&self) -> MutexGuard<'_, HashMap<u64, Keeper>> {
-        self.keepers.lock().unwrap_or_else(PoisonError::into_inner)
+    fn keepers(&self) -> Held<'_, BTreeMap<u64, Keeper>> {
+        self.keepers.lock()
     }
 
     /// Keeps what a span names on the table until it is taken.

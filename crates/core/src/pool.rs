@@ -288,6 +288,7 @@ impl Pool {
     }
 
     fn wait_for<T>(&self, answer: &std::sync::mpsc::Receiver<T>) -> Option<T> {
-        if self.is_over() { answer.try_recv().ok() } else { answer.recv_timeout(ANSWER_PATIENCE).ok() }
+        let none_comes = self.is_over() || !self.is_ours();
+        if none_comes { answer.try_recv().ok() } else { answer.recv_timeout(ANSWER_PATIENCE).ok() }
     }
 }

@@ -9,6 +9,7 @@
 use crate::channel::{self, ParentEnd};
 use crate::error::{Error, Result, system};
 use crate::id::WorkerId;
+use forklift_shm::{Held, Lock};
 use rustix::event::{PollFd, PollFlags};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use rustix::fs::MemfdFlags;
@@ -16,7 +17,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
 use std::collections::BTreeSet;
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How long a zygote that was told to quit may take before it is killed.
@@ -156,10 +157,10 @@ impl Process {
 
 /// Descriptors of this process that must not live on in its forks: lives and channels. A fork that kept them would
 /// keep workers alive after their parent's death.
-static PRIVATE: Mutex<BTreeSet<RawFd>> = Mutex::new(BTreeSet::new());
+static PRIVATE: Lock<BTreeSet<RawFd>> = Lock::new(BTreeSet::new());
 
-fn private() -> MutexGuard<'static, BTreeSet<RawFd>> {
-    PRIVATE.lock().unwrap_or_else(PoisonError::into_inner)
+fn private() -> Held<'static, BTreeSet<RawFd>> {
+    PRIVATE.lock()
 }
 
 /// The descriptors that a fork of this process has to close at once.

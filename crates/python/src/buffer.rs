@@ -4,7 +4,7 @@
 use crate::numpy_heap;
 use crate::tally::Hold;
 use forklift_core::payload::{Bytes, Loan, Neighbour};
-use forklift_shm::Sharing;
+use forklift_shm::{Held, Lock, Sharing};
 use pyo3::buffer::PyUntypedBuffer;
 use pyo3::exceptions::PyBufferError;
 use pyo3::ffi;
@@ -12,7 +12,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyMemoryView;
 use std::collections::BTreeMap;
 use std::ffi::c_int;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 
 /// Received memory, lent to Python objects through the buffer protocol: writable, and given back to its owner when the
 /// last object that was built upon it is gone.
@@ -28,10 +28,10 @@ pub(crate) struct Buffer {
 
 /// Memory of workers that objects of this process are built upon, by address: where it goes to a worker again, it goes as
 /// it lies.
-static RECEIVED: Mutex<BTreeMap<usize, Weak<Bytes>>> = Mutex::new(BTreeMap::new());
+static RECEIVED: Lock<BTreeMap<usize, Weak<Bytes>>> = Lock::new(BTreeMap::new());
 
-fn received() -> MutexGuard<'static, BTreeMap<usize, Weak<Bytes>>> {
-    RECEIVED.lock().unwrap_or_else(PoisonError::into_inner)
+fn received() -> Held<'static, BTreeMap<usize, Weak<Bytes>>> {
+    RECEIVED.lock()
 }
 
 /// These bytes as they lie, if they are in memory that was received from a worker: whoever gets them sees them

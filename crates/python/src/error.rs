@@ -23,6 +23,13 @@ pub(crate) fn raise(error: Error) -> PyErr {
     }
 }
 
+/// What a fork of the process gets that asks for what only that process has.
+pub(crate) fn not_ours() -> PyErr {
+    PyRuntimeError::new_err(
+        "this pool, and the results that it owes, belong to the process that this one was forked from",
+    )
+}
+
 /// The exception for a job that cannot go on.
 pub(crate) fn fault(py: Python<'_>, fault: &Fault) -> PyErr {
     let exception = py.import("forklift._outcome").and_then(|module| match fault {

@@ -10,7 +10,7 @@ mod keeping;
 mod pulling;
 
 use crate::anchors::{Anchors, Function, Shared};
-use crate::error::fault;
+use crate::error::{fault, not_ours};
 use crate::outcomes::{self, Outcomes, place};
 use crate::parcel::PyParcel;
 use crate::pickle::Manner;
@@ -23,13 +23,13 @@ use forklift_core::handle::{Answer, Handle, Outcome, Taking, Turn};
 use forklift_core::payload::Payload;
 use forklift_core::pool;
 use forklift_core::telemetry::{Doing, Recorder};
-use forklift_shm::Arena;
+use forklift_shm::{Arena, Held, Lock};
 use keeping::Retained;
 use pyo3::prelude::*;
 use pyo3::types::{PyIterator, PyList, PyTuple};
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How often a waiting thread looks after signals.
@@ -76,7 +76,7 @@ pub(crate) struct Job {
     pool: Arc<pool::Pool>,
     handle: Arc<Handle>,
     recorder: Arc<Recorder>,
-    progress: Mutex<Progress>,
+    progress: Lock<Progress>,
     /// What items may refer to in the function, and the anchors for it, if that is little.
     function: Function,
     anchors: Anchors,
@@ -112,7 +112,7 @@ impl Job {
         function: Function,
     ) -> PyResult<Self> {
         let sharing = Sharing::new(share_bytes.unwrap_or(0));
-        let progress = Mutex::new(Progress { manner, together: held, sharing, ..Progress::default() });
+        let progress = Lock::new(Progress { manner, together: held, sharing, ..Progress::default() });
         let anchors =
             if function.is_large() { Anchors::default() } else { Anchors::new(py, &function, None, &[])? };
         Ok(Self {
@@ -138,8 +138,8 @@ impl Job {
         if self.tried_again { self.pool.broadcast() } else { self.pool.arena() }
     }
 
-    fn progress(&self) -> MutexGuard<'_, Progress> {
-        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    fn progress(&self) -> Held<'_, Progress> {
+        self.progress.lock()
     }
 
     fn turn(&self, py: Python<'_>, feeding: bool, taking: Taking, patience: Duration) -> PyResult<Turn> {
@@ -147,6 +147,7 @@ impl Job {
         if !matches!(turn, Turn::Nothing) || patience.is_zero() {
             return Ok(turn);
         }
+        self.check_ours()?;
         let begun = Instant::now();
         let turn = py.detach(|| self.handle.turn(feeding, taking, patience.min(TICK)));
         match taking {
@@ -362,6 +363,11 @@ impl Job {
             }
         }
         Ok(true)
+    }
+
+    /// Raises `RuntimeError` in a fork of the process that made the call, where nothing more will ever come.
+    fn check_ours(&self) -> PyResult<()> {
+        if self.pool.is_ours() { Ok(()) } else { Err(not_ours()) }
     }
 
     /// Whether nothing more will come.

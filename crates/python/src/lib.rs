@@ -40,6 +40,7 @@ use pyo3::prelude::*;
 /// The private module. Its names are the package's own business.
 #[pymodule(gil_used = false)]
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    forklift_shm::prepare_for_forks();
     signals::watch();
     module.add_class::<buffer::Buffer>()?;
     module.add_class::<buffer::Lent>()?;

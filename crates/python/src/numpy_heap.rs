@@ -12,19 +12,19 @@
 //!
 //! # What is a pointer's way
 //! `malloc` enters the block in a table by its address; `free` looks the address up: ours, or the default handler's.
-//! The table is under a lock of its own, since NumPy may free without the interpreter's lock. In a fork of the process
+//! The table is under a lock of its own, since NumPy may free without the interpreter's. In a fork of the process
 //! nothing is ours any more: what is allocated is the default handler's, and what is freed stays where it is.
 
 use forklift_core::payload::Loan;
-use forklift_shm::{Arena, Block, Draft, Ledger};
+use forklift_shm::{Arena, Block, Draft, Held, Ledger, Lock};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::ffi;
 use pyo3::intern;
 use pyo3::prelude::*;
 use std::collections::BTreeMap;
 use std::ffi::{CStr, c_char, c_void};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
 /// Smaller arrays are left to NumPy: a block is whole pages, and copying a little costs less than handing it over.
 pub(crate) const ARRAY_BYTES_MIN: usize = 64 << 10;
@@ -59,7 +59,7 @@ struct Handler {
 pub(crate) struct Heap {
     arena: Arena,
     fallback: Functions,
-    table: Mutex<Table>,
+    table: Lock<Table>,
     creator: u32,
     /// Whether the arena is known to peers by its own names, or lent to them as foreign memory.
     announced: bool,
@@ -93,8 +93,8 @@ struct Entry {
 }
 
 impl Heap {
-    fn lock(&self) -> MutexGuard<'_, Table> {
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> Held<'_, Table> {
+        self.table.lock()
     }
 
     fn ours(&self) -> bool {
@@ -121,12 +121,8 @@ impl Heap {
             return false;
         }
         if !self.ours() {
-            // The lock may be held for ever by a thread that the fork left behind. Then it leaks, which is safe.
-            return match self.table.try_lock() {
-                Ok(table) => table.live.contains_key(&address),
-                Err(TryLockError::Poisoned(table)) => table.into_inner().live.contains_key(&address),
-                Err(TryLockError::WouldBlock) => true,
-            };
+            // It stays where it is, which is safe.
+            return self.lock().live.contains_key(&address);
         }
         let mut table = self.lock();
         let Some(entry) = table.live.remove(&address) else { return false };
@@ -357,7 +353,7 @@ pub(crate) fn make(
     let heap: &'static Heap = Box::leak(Box::new(Heap {
         arena,
         fallback,
-        table: Mutex::default(),
+        table: Lock::default(),
         creator: std::process::id(),
         announced,
         held_bytes: AtomicUsize::new(0),
@@ -398,10 +394,10 @@ pub(crate) fn set_handler<'py>(py: Python<'py>, handler: &Bound<'py, PyAny>) -> 
 static SCOPES: AtomicUsize = AtomicUsize::new(0);
 
 /// The heap of this process's `shared_arrays()`, once there is one. Not that of a process it was forked from.
-static SHARED: Mutex<Option<&'static Heap>> = Mutex::new(None);
+static SHARED: Lock<Option<&'static Heap>> = Lock::new(None);
 
-fn shared_heap() -> MutexGuard<'static, Option<&'static Heap>> {
-    SHARED.lock().unwrap_or_else(PoisonError::into_inner)
+fn shared_heap() -> Held<'static, Option<&'static Heap>> {
+    SHARED.lock()
 }
 
 /// The heap of `shared_arrays()`, if this process has used that.
@@ -412,19 +408,25 @@ pub(crate) fn shared() -> Option<&'static Heap> {
 /// The handler by which new large arrays lie in shared memory.
 fn shared_handler(py: Python<'_>) -> PyResult<Py<PyAny>> {
     /// And the process that made it.
-    static HANDLER: Mutex<Option<(u32, Py<PyAny>)>> = Mutex::new(None);
-    let mut known = HANDLER.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some((creator, handler)) = known.as_ref()
-        && *creator == std::process::id()
-    {
-        return Ok(handler.clone_ref(py));
+    static HANDLER: Lock<Option<(u32, Py<PyAny>)>> = Lock::new(None);
+    let known = || match &*HANDLER.lock() {
+        Some((creator, handler)) if *creator == std::process::id() => Some(handler.clone_ref(py)),
+        _ => None,
+    };
+    if let Some(handler) = known() {
+        return Ok(handler);
     }
     let Some((heap, handler)) = make(py, Arena::new(forklift_shm::ArenaLimits::default()), false, None)?
     else {
         return Err(PyRuntimeError::new_err("NumPy is not imported"));
     };
+    // Python code ran meanwhile, and perhaps another thread: the first heap stays.
+    if let Some(first) = known() {
+        return Ok(first);
+    }
     *shared_heap() = Some(heap);
-    *known = Some((std::process::id(), handler.clone_ref(py)));
+    let former = HANDLER.lock().replace((std::process::id(), handler.clone_ref(py)));
+    drop(former);
     Ok(handler)
 }
 

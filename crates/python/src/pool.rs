@@ -1,6 +1,10 @@
 //! A pool as Python holds it: options in, jobs out.
+#![expect(
+    clippy::disallowed_types,
+    reason = "what is received is waited for under a mutex; a fork turns back before"
+)]
 
-use crate::error::raise;
+use crate::error::{not_ours, raise};
 use crate::feed::Job;
 use crate::pickle::{Manner, encode, encode_by, encode_function};
 use crate::shared::next_key;
@@ -14,6 +18,7 @@ use forklift_core::pool::{self, Plan};
 use forklift_core::process::{ForkOrder, Origin, Recipe};
 use forklift_core::telemetry::Recorder;
 use forklift_core::{Counters, machine};
+use forklift_shm::Lock;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use std::os::fd::{IntoRawFd, RawFd};
@@ -71,8 +76,10 @@ pub(crate) fn check_spill_dir(py: Python<'_>, directory: PathBuf) -> PyResult<()
 #[pyclass(module = "forklift._native", frozen)]
 pub(crate) struct Pool {
     pool: Arc<pool::Pool>,
+    /// Locked while a thread waits, so a fork may inherit it locked: it is for the process that made the pool alone.
     orders: Mutex<Receiver<ForkOrder>>,
     announce: Sender<JobId>,
+    /// As `orders`.
     announced: Mutex<Receiver<JobId>>,
     /// How many bytes of what items share may be sent for one job.
     share_bytes: u64,
@@ -81,13 +88,18 @@ pub(crate) struct Pool {
     /// Workers are on other machines.
     elsewhere: bool,
     /// The record of the last call, if that was one of `apply`.
-    applying: Mutex<Option<Arc<Recorder>>>,
+    applying: Lock<Option<Arc<Recorder>>>,
 }
 
 impl Pool {
+    /// Fails in a fork of the process that made the pool, where nothing will ever come.
+    fn check_ours(&self) -> PyResult<()> {
+        if self.pool.is_ours() { Ok(()) } else { Err(not_ours()) }
+    }
+
     /// The record for a job that is opened now.
     fn record(&self, apply: bool) -> Arc<Recorder> {
-        let mut applying = self.applying.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut applying = self.applying.lock();
         if !apply {
             *applying = None;
             return self.pool.record();
@@ -195,7 +207,7 @@ impl Pool {
             elsewhere,
             share_bytes,
             load_bytes: window_bytes,
-            applying: Mutex::new(None),
+            applying: Lock::new(None),
         })
     }
 
@@ -289,7 +301,8 @@ impl Pool {
     /// Waits up to `timeout` seconds (None: for ever) for the end of a job that was opened with `announce`; its number.
     /// None when the time is up, or for `wake`. One thread only may wait.
     #[pyo3(signature = (timeout=None))]
-    fn ended(&self, py: Python<'_>, timeout: Option<f64>) -> Option<u64> {
+    fn ended(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<Option<u64>> {
+        self.check_ours()?;
         let announced = || self.announced.lock().unwrap_or_else(PoisonError::into_inner);
         // The interpreter is not let go of where something is there already: getting it back may take a while.
         let at_once = announced().try_recv();
@@ -298,18 +311,21 @@ impl Pool {
             Some(seconds) => announced().recv_timeout(Duration::from_secs_f64(seconds)).ok(),
         };
         let job = at_once.ok().or_else(|| py.detach(wait));
-        job.map(|job| job.0).filter(|job| *job != NO_JOB)
+        Ok(job.map(|job| job.0).filter(|job| *job != NO_JOB))
     }
 
     /// Has `ended` return.
     fn wake(&self) {
-        // Nobody listens any more once the pool is gone.
-        let _ = self.announce.send(JobId(NO_JOB));
+        if self.pool.is_ours() {
+            // Nobody listens any more once the pool is gone.
+            let _ = self.announce.send(JobId(NO_JOB));
+        }
     }
 
     /// Waits up to `timeout` seconds for a worker to be forked from this process: `(slot, generation, channel, life)`,
     /// None if there is none, or False when no more will come.
     fn fork_order<'py>(&self, py: Python<'py>, timeout: f64) -> PyResult<Bound<'py, PyAny>> {
+        self.check_ours()?;
         let wait = || {
             let orders = self.orders.lock().unwrap_or_else(PoisonError::into_inner);
             orders.recv_timeout(Duration::from_secs_f64(timeout))

@@ -11,8 +11,8 @@
 //!
 //! An idle worker gives all of it back.
 
+use forklift_shm::{Held, Lock};
 use std::ffi::c_void;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Memory that is free at the top of the C library's heap stays up to this size. The library itself comes to allow as
 /// much, once a block of half the size was freed.
@@ -41,8 +41,7 @@ struct ArenaAllocator {
 
 type Accessor = unsafe extern "C" fn(*mut ArenaAllocator);
 
-/// Freed arenas, all of one size, and whose they are. Python calls with its lock held, so nobody waits here, and a fork
-/// by Python never finds it locked.
+/// Freed arenas, all of one size, and whose they are. Python calls with its lock held, so nobody waits here.
 struct Shelf {
     owner: ArenaAllocator,
     arena_bytes: usize,
@@ -54,10 +53,10 @@ struct Shelf {
 // - The owner is a table of functions that Python calls from any thread.
 unsafe impl Send for Shelf {}
 
-static SHELF: Mutex<Option<Shelf>> = Mutex::new(None);
+static SHELF: Lock<Option<Shelf>> = Lock::new(None);
 
-fn shelf() -> MutexGuard<'static, Option<Shelf>> {
-    SHELF.lock().unwrap_or_else(PoisonError::into_inner)
+fn shelf() -> Held<'static, Option<Shelf>> {
+    SHELF.lock()
 }
 
 /// From here on what is freed stays warm.

@@ -1,4 +1,5 @@
 //! What stands in for a worker elsewhere: the channel's end, for a thread of this process that passes on what comes.
+#![expect(clippy::disallowed_types, reason = "held while its thread waits; a fork has no use for it")]
 
 use crate::descriptor::adopt;
 use crate::distant::stand_in;

@@ -3,13 +3,14 @@
 use crate::unpickle::decode;
 use forklift_core::commons::Shared;
 use forklift_core::id::JobId;
+use forklift_shm::{Held, Lock};
 use pyo3::exceptions::PyLookupError;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The next value's name; no two pools of this process use the same.
 pub(crate) fn next_key() -> u64 {
@@ -51,31 +52,33 @@ struct Kept {
     object: Option<Option<Py<PyAny>>>,
 }
 
-static KEPT: Mutex<Option<HashMap<u64, Kept>>> = Mutex::new(None);
+static KEPT: Lock<BTreeMap<u64, Kept>> = Lock::new(BTreeMap::new());
 
-fn kept() -> MutexGuard<'static, Option<HashMap<u64, Kept>>> {
-    KEPT.lock().unwrap_or_else(PoisonError::into_inner)
+/// Objects die outside of the lock: they may run code of the user's.
+fn kept() -> Held<'static, BTreeMap<u64, Kept>> {
+    KEPT.lock()
 }
 
 /// Keeps a value that the parent has sent.
 pub(crate) fn keep(job: JobId, key: u64, one_object: bool, value: Shared) {
     let entry = Kept { job, value: Arc::new(value), object: one_object.then_some(None) };
-    kept().get_or_insert_default().insert(key, entry);
+    let former = kept().insert(key, entry);
+    drop(former);
 }
 
 /// Drops the value of a key.
 pub(crate) fn drop_key(key: u64) {
-    // Objects die outside of the lock: they may run code of the user's.
-    let gone = kept().as_mut().and_then(|kept| kept.remove(&key));
+    let gone = kept().remove(&key);
     drop(gone);
 }
 
 /// Drops the values of a job.
 pub(crate) fn drop_job(job: JobId) {
-    let gone: Vec<Kept> = kept()
-        .as_mut()
-        .map(|kept| kept.extract_if(|_, entry| entry.job == job).map(|(_, entry)| entry).collect())
-        .unwrap_or_default();
+    let gone: Vec<Kept> = {
+        let mut kept = kept();
+        let keys: Vec<u64> = kept.iter().filter(|(_, entry)| entry.job == job).map(|(key, _)| *key).collect();
+        keys.iter().filter_map(|key| kept.remove(key)).collect()
+    };
     drop(gone);
 }
 
@@ -84,9 +87,13 @@ pub(crate) fn drop_job(job: JobId) {
 /// Raises `LookupError` for a value that this pool does not share.
 #[pyfunction]
 pub(crate) fn fetch(py: Python<'_>, key: u64) -> PyResult<Py<PyAny>> {
-    let (value, one_object) = match kept().as_ref().and_then(|kept| kept.get(&key)) {
-        Some(Kept { object: Some(Some(object)), .. }) => return Ok(object.clone_ref(py)),
-        Some(entry) => (Arc::clone(&entry.value), entry.object.is_some()),
+    let found = kept().get(&key).map(|entry| match &entry.object {
+        Some(Some(object)) => Err(object.clone_ref(py)),
+        object => Ok((Arc::clone(&entry.value), object.is_some())),
+    });
+    let (value, one_object) = match found {
+        Some(Err(object)) => return Ok(object),
+        Some(Ok(found)) => found,
         None => {
             return Err(PyLookupError::new_err(
                 "a shared value that this pool does not know: it was shared with another pool, or is shared no longer",
@@ -95,12 +102,16 @@ pub(crate) fn fetch(py: Python<'_>, key: u64) -> PyResult<Py<PyAny>> {
     };
     let parcel = value.open().map_err(crate::error::raise)?;
     let object = decode(py, parcel)?.unbind();
-    if one_object
-        && let Some(entry) = kept().as_mut().and_then(|kept| kept.get_mut(&key))
-        && let Some(place) = &mut entry.object
-    {
-        // A recursive value may have been decoded meanwhile: the first one stays.
-        return Ok(place.get_or_insert(object).clone_ref(py));
-    }
-    Ok(object)
+    // A recursive value may have been decoded meanwhile: the first one stays.
+    let first = match kept().get_mut(&key) {
+        Some(Kept { object: Some(place), .. }) if one_object => match place {
+            Some(first) => Some(first.clone_ref(py)),
+            None => {
+                *place = Some(object.clone_ref(py));
+                None
+            }
+        },
+        _ => None,
+    };
+    Ok(first.unwrap_or(object))
 }

@@ -17,15 +17,15 @@ use crate::parcel::PyParcel;
 use crate::tally::{Hold, Tally};
 use forklift_core::commons::Commons;
 use forklift_core::payload::{Bytes, Loan, Loaned};
-use forklift_shm::Segment;
+use forklift_shm::{Segment, Waiters};
 use pyo3::buffer::PyUntypedBuffer;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyMemoryView;
 use std::os::fd::RawFd;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Less is copied: to find its pages takes as long.
 const LENT_BYTES_MIN: usize = 64 << 10;
@@ -79,17 +79,13 @@ impl Drop for Pin {
         }
         // In a thread without the interpreter's lock it is put aside until a thread has it.
         drop(object);
-        *letting_go() = true;
-        LET_GO.notify_all();
+        LETTING_GO.store(true, Ordering::Release);
+        LET_GO.announce();
     }
 }
 
-static LETTING_GO: Mutex<bool> = Mutex::new(false);
-static LET_GO: Condvar = Condvar::new();
-
-fn letting_go() -> MutexGuard<'static, bool> {
-    LETTING_GO.lock().unwrap_or_else(PoisonError::into_inner)
-}
+static LETTING_GO: AtomicBool = AtomicBool::new(false);
+static LET_GO: Waiters = Waiters::new();
 
 /// Waits up to `timeout` seconds until something of a store was let go of, by a thread that could not tell the engine, and
 /// has the engine told.
@@ -98,8 +94,15 @@ pub(crate) fn let_go(py: Python<'_>, timeout: f64) {
     let patience = Duration::try_from_secs_f64(timeout).unwrap_or(Duration::ZERO);
     // What was put aside ends when the lock is taken again.
     py.detach(|| {
-        let waited = LET_GO.wait_timeout_while(letting_go(), patience, |gone| !*gone);
-        *waited.unwrap_or_else(PoisonError::into_inner).0 = false;
+        let begun = Instant::now();
+        loop {
+            let looked = LET_GO.look();
+            let left = patience.saturating_sub(begun.elapsed());
+            if LETTING_GO.swap(false, Ordering::Acquire) || left.is_zero() {
+                return;
+            }
+            LET_GO.wait(looked, left);
+        }
     });
 }
 

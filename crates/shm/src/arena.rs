@@ -38,12 +38,13 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::ops::Range;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use offset_allocator::{Allocation, Allocator};
 
 use crate::block::{Draft, Release};
 use crate::error::{Error, Result};
+use crate::locks::{Held, Lock};
 use crate::pages::{PageSet, page_bytes};
 use crate::segment::{SEGMENT_BYTES_MAX, Segment, SegmentId, Span};
 
@@ -117,7 +118,7 @@ pub struct Arena {
 impl Arena {
     /// Makes an arena that owns nothing yet: its first segment comes with the first allocation.
     pub fn new(limits: ArenaLimits) -> Self {
-        Self { estate: Arc::new(Estate { limits, directory: None, ledger: Mutex::default() }) }
+        Self { estate: Arc::new(Estate { limits, directory: None, ledger: Lock::default() }) }
     }
 
     /// Makes an arena whose segments lie in files of this directory, which have no names. For blocks of this process's own
@@ -126,7 +127,7 @@ impl Arena {
     /// Warm memory is worth nothing here: what is released is given back to the disk at once.
     pub fn on_disk(directory: PathBuf, limits: ArenaLimits) -> Self {
         let ledger = Ledger { keeps_nothing: true, ..Ledger::default() };
-        Self { estate: Arc::new(Estate { limits, directory: Some(directory), ledger: Mutex::new(ledger) }) }
+        Self { estate: Arc::new(Estate { limits, directory: Some(directory), ledger: Lock::new(ledger) }) }
     }
 
     /// Allocates a draft of exactly `bytes` bytes (0 is allowed), which occupies whole pages. Its contents are left
@@ -219,14 +220,13 @@ struct Estate {
     limits: ArenaLimits,
     /// Where the segments' files are, if they are not in memory.
     directory: Option<PathBuf>,
-    ledger: Mutex<Ledger>,
+    ledger: Lock<Ledger>,
 }
 
 impl Estate {
-    fn lock(&self) -> MutexGuard<'_, Ledger> {
-        // A panic under the lock would be a broken invariant of ours; a second one, in a drop, would abort. Nothing
-        // unsound can follow from a wrong ledger, since claims guard the pages.
-        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> Held<'_, Ledger> {
+        // After a panic too: nothing unsound can follow from a wrong ledger, since claims guard the pages.
+        self.ledger.lock()
     }
 }
 

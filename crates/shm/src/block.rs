@@ -253,7 +253,6 @@ impl fmt::Debug for View {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
 
     use super::*;
     use crate::error::Error;
@@ -263,17 +262,17 @@ mod tests {
 
     /// An owner that only writes down what it is told.
     #[derive(Default)]
-    struct Diary(Mutex<Vec<Span>>);
+    struct Diary(crate::Lock<Vec<Span>>);
 
     impl Release for Diary {
         fn release(&self, span: Span) {
-            self.0.lock().unwrap().push(span);
+            self.0.lock().push(span);
         }
     }
 
     impl Diary {
         fn spans(&self) -> Vec<Span> {
-            self.0.lock().unwrap().clone()
+            self.0.lock().clone()
         }
     }
 

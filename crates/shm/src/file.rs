@@ -1,7 +1,7 @@
 //! Memory files (memfd) before they are mapped: made and sealed here, examined when a peer sends one.
 
 use std::os::fd::OwnedFd;
-use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::io::Errno;
@@ -72,8 +72,21 @@ pub(crate) fn create_file(name: &str, bytes: u64) -> Result<(OwnedFd, bool)> {
 /// Whether this process can seal memory files, tried once. If it cannot, neither could the peer that sent us one
 /// without, since workers live in the same sandbox.
 fn seals_work() -> bool {
-    static ANSWER: OnceLock<bool> = OnceLock::new();
-    *ANSWER.get_or_init(|| match create_file("forklift", 0) {
+    const UNKNOWN: u8 = 2;
+    // Not a `OnceLock`, which a fork could inherit half made. Two threads that ask at the same time find the same.
+    static ANSWER: AtomicU8 = AtomicU8::new(UNKNOWN);
+    match ANSWER.load(Ordering::Relaxed) {
+        UNKNOWN => {
+            let works = try_seals();
+            ANSWER.store(works.into(), Ordering::Relaxed);
+            works
+        }
+        known => known != 0,
+    }
+}
+
+fn try_seals() -> bool {
+    match create_file("forklift", 0) {
         Ok((fd, true)) => {
             let sealed = rustix::fs::fcntl_add_seals(&fd, SealFlags::SHRINK);
             sealed.is_ok() && rustix::fs::fcntl_get_seals(&fd).is_ok()
@@ -81,5 +94,5 @@ fn seals_work() -> bool {
         // Where no probe can be made (no descriptors left), the strict answer is the safe one.
         Ok((_, false)) => false,
         Err(_) => true,
-    })
+    }
 }

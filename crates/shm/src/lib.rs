@@ -63,10 +63,11 @@
 //! # Map, in reading order
 //! Each module imports only what stands left of it:
 //!
-//! error · pages · pagemap · file · segment · block · arena · figures · gate · scoreboard · onlooker
+//! locks · error · pages · pagemap · file · segment · block · arena · figures · gate · scoreboard · onlooker
 //!
 //! | module | what it is | unsafe |
 //! |---|---|---|
+//! | `locks` | locks that no fork inherits locked | yes |
 //! | `error` | what can fail, in words | |
 //! | `pages` | the size of a page, and a set of pages | |
 //! | `pagemap` | which pages this process has changed, as the kernel tells | |
@@ -86,6 +87,7 @@ mod error;
 mod figures;
 mod file;
 mod gate;
+mod locks;
 mod onlooker;
 mod pagemap;
 mod pages;
@@ -97,6 +99,7 @@ pub use block::{Block, Draft, Release, View};
 pub use error::{Error, Result};
 pub use figures::Figures;
 pub use gate::{Gate, Turnstile};
+pub use locks::{Held, Lock, Looked, Waiters, prepare_for_forks};
 pub use onlooker::{Seen, SeenSlot, look};
 pub use scoreboard::{Ledger, Mark, Phase, Reading, SCOREBOARD_NAME, Scoreboard};
 pub use segment::{SEGMENT_BYTES_MAX, Segment, SegmentId, Sharing, Span, privatize};

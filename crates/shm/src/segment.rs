@@ -31,7 +31,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
+use std::sync::{Arc, Weak};
 
 use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
@@ -40,6 +40,7 @@ use rustix::mm::{Advice, MapFlags, ProtFlags};
 
 use crate::error::{Error, Result};
 use crate::file;
+use crate::locks::{Held, Lock};
 use crate::pagemap::{self, Answer, Question};
 use crate::pages::{PageSet, page_bytes};
 
@@ -85,26 +86,20 @@ pub struct Segment {
     /// Shared with the other mappings of the file that were made [again](Segment::again).
     fd: Arc<OwnedFd>,
     serial: u32,
-    claimed: Mutex<PageSet>,
+    claimed: Lock<PageSet>,
 }
 
 /// Counts the segments that this process has mapped.
 static SERIALS: AtomicU32 = AtomicU32::new(0);
 
 /// The segments that this process has mapped shared.
-static SHARED: Mutex<Vec<Weak<Segment>>> = Mutex::new(Vec::new());
+static SHARED: Lock<Vec<Weak<Segment>>> = Lock::new(Vec::new());
 
 /// To be called in a child that was just forked: from here on it sees its own copy of all memory that was mapped shared,
 /// as of all its other memory, so that what it writes there reaches nobody. What others write to pages that the child
 /// has not written to still shows.
 pub fn privatize() {
-    // The lock may be held for ever by a thread that the fork left behind; then everything stays shared.
-    let known = match SHARED.try_lock() {
-        Ok(known) => known,
-        Err(TryLockError::Poisoned(known)) => known.into_inner(),
-        Err(TryLockError::WouldBlock) => return,
-    };
-    for segment in known.iter().filter_map(Weak::upgrade) {
+    for segment in SHARED.lock().iter().filter_map(Weak::upgrade) {
         segment.privatize();
     }
 }
@@ -476,18 +471,17 @@ impl Segment {
         let base = NonNull::new(base.cast::<u8>())
             .ok_or_else(|| Error::system("map a memory file", bytes, Errno::NOMEM))?;
         let serial = SERIALS.fetch_add(1, Ordering::Relaxed);
-        let segment = Arc::new(Self { base, bytes, sharing, sealed, fd, serial, claimed: Mutex::default() });
+        let segment = Arc::new(Self { base, bytes, sharing, sealed, fd, serial, claimed: Lock::default() });
         if sharing == Sharing::Shared {
-            let mut known = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut known = SHARED.lock();
             known.retain(|segment| segment.strong_count() > 0);
             known.push(Arc::downgrade(&segment));
         }
         Ok(segment)
     }
 
-    fn lock_claimed(&self) -> MutexGuard<'_, PageSet> {
-        // A bitmap is whole after every single operation, so a panic elsewhere does not spoil it.
-        self.claimed.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock_claimed(&self) -> Held<'_, PageSet> {
+        self.claimed.lock()
     }
 }
 

@@ -3,10 +3,10 @@
 use super::{Bytes, Loan};
 use crate::error::{Error, Result};
 use crate::near::{self, Ticket};
-use forklift_shm::{Release, Span, View};
+use forklift_shm::{Lock, Release, Span, View};
 use std::any::Any;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 /// An object of this process whose bytes a receiver in this process is to have as they lie.
 pub trait Neighbour: Any + Send + Sync {
@@ -28,7 +28,7 @@ pub trait Neighbour: Any + Send + Sync {
 enum Near {
     Object(Arc<dyn Neighbour>),
     /// For whoever takes them first.
-    Bytes(Mutex<Option<Bytes>>),
+    Bytes(Lock<Option<Bytes>>),
 }
 
 impl Loan {
@@ -43,7 +43,7 @@ impl Loan {
     #[must_use]
     pub fn of_received(bytes: Bytes) -> Self {
         let length = bytes.as_slice().len() as u64;
-        Self::near(Near::Bytes(Mutex::new(Some(bytes))), length)
+        Self::near(Near::Bytes(Lock::new(Some(bytes))), length)
     }
 
     fn near(near: Near, bytes: u64) -> Self {
@@ -101,6 +101,11 @@ impl Release for Passed {
     }
 }
 
+/// Takes bytes that are there for whoever comes first.
+fn take(bytes: &Lock<Option<Bytes>>) -> Option<Bytes> {
+    bytes.lock().take()
+}
+
 /// What a sender in this process lent under this name; `owner` is told when it is not used any more.
 ///
 /// # Errors
@@ -111,7 +116,7 @@ pub(crate) fn open_near(span: Span, owner: Arc<dyn Release>) -> Result<Bytes> {
         Some(Near::Object(object)) => {
             Ok(Bytes::Near(Loaned { object: Arc::clone(object), lender: Some((span, owner)) }))
         }
-        Some(Near::Bytes(bytes)) => match bytes.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        Some(Near::Bytes(bytes)) => match take(bytes) {
             Some(Bytes::View(view)) => {
                 let (segment, place) = (Arc::clone(view.segment()), view.span());
                 Ok(Bytes::View(View::new(&segment, place, Arc::new(Passed { view, span, owner }))?))

@@ -116,11 +116,11 @@ impl Neighbour for Bystander {
 
 /// Counts what it is told of.
 #[derive(Default)]
-struct Owner(std::sync::Mutex<Vec<Span>>);
+struct Owner(forklift_shm::Lock<Vec<Span>>);
 
 impl Release for Owner {
     fn release(&self, span: Span) {
-        self.0.lock().unwrap().push(span);
+        self.0.lock().push(span);
     }
 }
 
@@ -142,7 +142,7 @@ fn what_is_shown_is_weighed_and_not_copied() {
         assert_ne!(received.as_mut_ptr().cast_const(), object.bytes().as_ptr(), "nobody writes to it");
         assert_eq!(received.as_slice(), object.bytes());
     }
-    assert_eq!(owner.0.lock().unwrap()[..], [span, span]);
+    assert_eq!(owner.0.lock()[..], [span, span]);
     drop(payload);
     assert_eq!(Arc::strong_count(&object), 1);
     assert!(matches!(open_near(span, owner), Err(Error::Gone)));
@@ -166,9 +166,9 @@ fn what_was_received_is_taken_over_once() {
     let mut parcel = Atlas::default().open(outline.clone(), &shelf, &|_| outer.clone()).unwrap();
     assert_eq!((parcel.buffers[0].as_mut_ptr(), parcel.lent_bytes()), (address, 50_000));
     assert!(Atlas::default().open(outline, &shelf, &|_| outer.clone()).is_err(), "it is gone");
-    assert!(inner.0.lock().unwrap().is_empty());
+    assert!(inner.0.lock().is_empty());
     drop(parcel);
-    assert_eq!((inner.0.lock().unwrap().len(), outer.0.lock().unwrap().len()), (1, 1));
+    assert_eq!((inner.0.lock().len(), outer.0.lock().len()), (1, 1));
 }
 
 #[test]

@@ -3,8 +3,8 @@
 
 use crate::event::Wear;
 use crate::id::{Time, WorkerId};
+use forklift_shm::{Held, Lock};
 use std::collections::VecDeque;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// What a pool admits while nothing is short.
@@ -130,18 +130,18 @@ struct State {
 pub struct Census {
     /// Whether memory is looked at.
     looking: bool,
-    state: Mutex<State>,
+    state: Lock<State>,
 }
 
 impl Census {
     /// An empty one.
     #[must_use]
     pub fn new(looking: bool) -> Self {
-        Self { looking, state: Mutex::default() }
+        Self { looking, state: Lock::default() }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> Held<'_, State> {
+        self.state.lock()
     }
 
     /// How many there were so far.

@@ -26,8 +26,9 @@ pub use records::{RECORDS_MAX, Record, Records};
 pub use stopwatch::{Shift, Stopwatch};
 
 use crate::id::Time;
+use forklift_shm::{Held, Lock};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// Set to `off`, this variable turns telemetry off: for the benchmark that shows what it costs.
@@ -71,7 +72,7 @@ const DOINGS: usize = 6;
 pub struct Recorder {
     on: bool,
     nanos: [AtomicU64; DOINGS],
-    log: Mutex<Log>,
+    log: Lock<Log>,
     census: Arc<Census>,
 }
 
@@ -79,7 +80,7 @@ impl Recorder {
     /// A call that begins now, of a pool of so many processes.
     #[must_use]
     pub fn new(census: Arc<Census>, on: bool) -> Arc<Self> {
-        let log = Mutex::new(Log::new(clock(), census.count()));
+        let log = Lock::new(Log::new(clock(), census.count()));
         Arc::new(Self { on, nanos: Default::default(), log, census })
     }
 
@@ -95,9 +96,8 @@ impl Recorder {
         &self.census
     }
 
-    fn lock(&self) -> MutexGuard<'_, Log> {
-        // What is added up is never half added: nothing in there can panic midway.
-        self.log.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> Held<'_, Log> {
+        self.log.lock()
     }
 
     /// Any thread of the parent: it did this for so long.
