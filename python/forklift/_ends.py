@@ -61,7 +61,7 @@ def await_threads(threads: Iterable[threading.Thread], seconds: float | None = N
 
 @atexit.register
 def _end_all() -> None:
-    """End pools that are still open when the interpreter exits: their threads must not outlive it."""
+    """End pools that are open when the interpreter exits. Its end may meet no thread that is in native code."""
     for pool in list(pools):
         if pool._native is not None:
             pool._state = TERMINATE
@@ -69,6 +69,8 @@ def _end_all() -> None:
             end(pool._native, pool._threads)
             if pool._cluster is not None:
                 pool._cluster.close()
+    # Threads that wait in native code have seen the end of their pools, and those that come later are turned away.
+    _native.await_visits(END_SECONDS)
 
 
 def _leave_to_parent() -> None:

@@ -1,6 +1,6 @@
 """The native part. Private: its names may change with any version."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Literal
 
 DEBUG: bool
@@ -174,6 +174,11 @@ def trim_shared() -> None:
 def shared_usage() -> tuple[int, int]:
     """What live arrays of `shared_arrays()` hold: `(bytes, segments)`."""
 
+def await_visits(timeout: float) -> bool:
+    """The interpreter is about to end, by this thread: wait until no other is in native code, at most `timeout`
+    seconds, and turn those away that come later; whether that is so. See `visits.rs`.
+    """
+
 def privatize() -> None:
     """In a fork of this process: what it writes to memory that it shares with others is its own from here on."""
 
@@ -192,24 +197,28 @@ def unshared(items: Any, /) -> bool:
 class Job:
     """One call. Who feeds it and who takes its results may be two threads."""
 
-    def run(
-        self,
-        iterator: Iterator[Any],
-        done: Callable[[int], object] | None = None,
-        take: Callable[[int, list[Any], list[tuple[int, BaseException]]], object] | None = None,
-    ) -> tuple[list[Any], list[tuple[int, BaseException]]]:
-        """Feeds the job from `iterator` and takes all its results, until it is finished. Returns the list of
-        results in order, with None where an item failed, and a list of `(index, exception)` in order of index.
+    def next_turn(
+        self, taking: bool
+    ) -> int | tuple[int, list[Any], list[tuple[int, BaseException]], int] | None:
+        """Waits for what is to be done next, for a while: None, nothing more will come; a number, so many items are to
+        be given (0: nothing has come); `(first, values, failures, items)`, results, with None where an item failed,
+        and `(index, exception)` for each of those.
 
-        Raises what the iterator raises, `KeyboardInterrupt`, and the fault of a job that cannot go on; the caller
-        then cancels. The interpreter's lock is released while nothing has come. `done(items)` is called after each
-        answer, and with 0 now and then while nothing comes. With `take(first, values, failures)`, which is called
-        for each answer as it comes, no results are returned.
+        With `taking` the caller takes the results, and the fault of a job that cannot go on is raised, as
+        `KeyboardInterrupt` is. Without, somebody else does, or nobody: see `abandon`.
         """
-    def feed(self, iterator: Iterator[Any]) -> None:
-        """Feeds the job from `iterator` until it is finished, however it ends. Somebody else takes the results, or
-        nobody: see `abandon`.
+    def takes_lists(self) -> bool:
+        """Whether a chunk's items are to be given together."""
+    def give_list(self, items: list[Any], count: int) -> bool:
+        """Takes the items that were asked for, all that there are if they are fewer than `count`. False if they are to
+        go one by one: they are kept, and `wants` says what is missing.
         """
+    def wants(self, count: int) -> bool:
+        """Begins a chunk of up to `count` items that are given one by one; whether one is wanted."""
+    def give(self, item: list[Any]) -> bool:
+        """Takes an item, out of a list of one; whether another one is wanted."""
+    def give_up(self, raised: bool) -> None:
+        """There is no item to be given: the iterable has ended, or has raised."""
     def exhaust(self) -> None:
         """No more items come: those that were taken are all."""
     def abandon(self) -> None:

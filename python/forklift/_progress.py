@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from forklift import _feeding
 from forklift._plain import plain
 from forklift._units import size
 
@@ -134,7 +135,7 @@ def run(
     With `take`, each answer goes there as it comes, and no results are returned.
     """
     try:
-        outcome = job.run(items, meter, take)
+        outcome = _feeding.run(job, items, meter, take)
     except BaseException:
         job.cancel()
         if meter is not None:

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from forklift import _progress
+from forklift import _feeding, _progress
 
 if TYPE_CHECKING:
     from forklift import _native
@@ -277,11 +277,11 @@ class _Supply:
     def feed(self, items: Iterator[Any]) -> None:
         """Feed the job until it is finished. What the iterable raises is kept for the consumer, in its place."""
         try:
-            self.job.feed(items)
+            _feeding.feed(self.job, items)
         except BaseException as error:
             self.error = error
             self.job.exhaust()
-            self.job.feed(iter(()))
+            _feeding.feed(self.job, iter(()))
 
 
 class IMapIterator(Generic[T]):

@@ -1,8 +1,8 @@
 //! One job as Python holds it: pulls items while there is credit, encodes and submits them, takes results.
 //!
 //! ```text
-//!   iterator ── Feed(n) ──▶ list of n items ── encode ──▶ submit        (with the interpreter's lock)
-//!   results  ◀── decode ◀── Answer ◀── turn (waits without it, in ticks, so that Ctrl-C is seen)
+//!   items   ── asked for ──▶ given by Python code ── encode ──▶ submit  (with the interpreter's lock)
+//!   results ◀── decode ◀── Answer ◀── turn (waits without it, in ticks, so that Ctrl-C is seen)
 //! ```
 
 mod encoding;
@@ -11,13 +11,14 @@ mod pulling;
 
 use crate::anchors::{Anchors, Function, Shared};
 use crate::error::{fault, not_ours};
-use crate::outcomes::{self, Outcomes, place};
+use crate::outcomes::{self, Outcomes};
 use crate::parcel::PyParcel;
 use crate::pickle::Manner;
 use crate::sharing::Sharing;
 use crate::sink::Way;
 use crate::store::Lease;
 use crate::telemetry::Telemetry;
+use crate::visits::Visit;
 use forklift_core::event::Kept;
 use forklift_core::handle::{Answer, Handle, Outcome, Taking, Turn};
 use forklift_core::payload::Payload;
@@ -25,8 +26,9 @@ use forklift_core::pool;
 use forklift_core::telemetry::{Doing, Recorder};
 use forklift_shm::{Arena, Held, Lock};
 use keeping::Retained;
+use pulling::Begun;
 use pyo3::prelude::*;
-use pyo3::types::{PyIterator, PyList, PyTuple};
+use pyo3::types::{PyList, PyTuple};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -66,6 +68,10 @@ struct Progress {
     sharing: Sharing,
     /// Where the last item's largest buffer was, and its bytes.
     place: Option<(usize, usize)>,
+    /// A chunk whose next item was asked for.
+    begun: Option<Begun>,
+    /// When a list of items was asked for.
+    asked: Option<Instant>,
     /// By the index of their first item.
     retained: BTreeMap<u64, Retained>,
 }
@@ -174,72 +180,68 @@ impl Job {
 
 #[pymethods]
 impl Job {
-    /// Feeds the job from `iterator` and takes all its results, until it is finished. Returns the list of results in
-    /// order, with None where an item failed, and a list of `(index, exception)` in order of index.
+    /// Waits for what is to be done next, for a while: None, nothing more will come; a number, so many items are to be given
+    /// (0: nothing has come); `(first, values, failures, items)`, results, with None where an item failed.
     ///
-    /// Raises what the iterator raises, `KeyboardInterrupt`, and the fault of a job that cannot go on; the caller then
-    /// cancels. The interpreter's lock is released while nothing has come. `done(items)` is called after each answer, and
-    /// with 0 now and then while nothing comes. With `take(first, values, failures)`, which is called for each answer as
-    /// it comes, no results are returned.
-    #[pyo3(signature = (iterator, done=None, take=None))]
-    fn run<'py>(
-        &self,
-        py: Python<'py>,
-        iterator: &Bound<'py, PyIterator>,
-        done: Option<&Bound<'py, PyAny>>,
-        take: Option<&Bound<'py, PyAny>>,
-    ) -> PyResult<Outcomes<'py>> {
-        let results = PyList::empty(py);
-        let mut failures = Vec::new();
-        loop {
-            let feeding = !self.progress().exhausted;
-            match self.turn(py, feeding, Taking::Any, TICK)? {
-                Turn::Feed(count) => self.pull(py, iterator, count)?,
-                Turn::Restore { chunk, .. } => self.restore(py, chunk)?,
-                Turn::Answer(answer) => {
-                    let (first, count) = (answer.first as usize, answer.items);
-                    let (list, failed) = self.decode(py, answer)?;
-                    if let Some(take) = take {
-                        take.call1((first, list, failed))?;
-                    } else {
-                        failures.extend(failed);
-                        place(py, &results, first, &list)?;
-                    }
-                    if let Some(done) = done {
-                        done.call1((count,))?;
-                    }
-                }
-                Turn::Finished => break,
-                Turn::Failed(reason) => return Err(fault(py, &reason)),
-                // Whoever shows progress also shows the time.
-                Turn::Nothing => {
-                    if let Some(done) = done {
-                        done.call1((0,))?;
-                    }
+    /// With `taking` the caller takes the results, and the fault of a job that cannot go on is raised. Without, somebody
+    /// else does, or nobody: see `abandon`.
+    fn next_turn<'py>(&self, py: Python<'py>, taking: bool) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let _visit = Visit::begin()?;
+        let feeding = !self.progress().exhausted;
+        let abandoned = self.abandoned.load(Ordering::Relaxed);
+        let wanted = if taking || abandoned { Taking::Any } else { Taking::Nothing };
+        match self.turn(py, feeding, wanted, TICK)? {
+            Turn::Feed(count) => {
+                if !self.feed_numbers(py, count)? {
+                    self.progress().asked = Some(Instant::now());
+                    return Ok(Some(count.into_pyobject(py)?.into_any()));
                 }
             }
+            Turn::Restore { chunk, .. } => self.restore(py, chunk)?,
+            Turn::Answer(answer) if taking => {
+                let (first, items) = (answer.first, answer.items);
+                let (list, failed) = self.decode(py, answer)?;
+                return Ok(Some((first, list, failed, items).into_pyobject(py)?.into_any()));
+            }
+            Turn::Answer(answer) => {
+                self.note_answer(answer.first, answer.items);
+                self.pool.consume(self.handle.id(), u64::from(answer.items), answer.bytes);
+            }
+            Turn::Failed(reason) if taking => return Err(fault(py, &reason)),
+            Turn::Finished | Turn::Failed(_) => return Ok(None),
+            Turn::Nothing => {}
         }
-        failures.sort_by_key(|(index, _)| *index);
-        Ok((results, failures))
+        Ok(Some(0u32.into_pyobject(py)?.into_any()))
     }
 
-    /// Feeds the job from `iterator` until it is finished, however it ends. Somebody else takes the results, or nobody:
-    /// see `abandon`.
-    fn feed(&self, py: Python<'_>, iterator: &Bound<'_, PyIterator>) -> PyResult<()> {
-        loop {
-            let feeding = !self.progress().exhausted;
-            let taking = if self.abandoned.load(Ordering::Relaxed) { Taking::Any } else { Taking::Nothing };
-            match self.turn(py, feeding, taking, TICK)? {
-                Turn::Feed(count) => self.pull(py, iterator, count)?,
-                Turn::Restore { chunk, .. } => self.restore(py, chunk)?,
-                Turn::Finished | Turn::Failed(_) => return Ok(()),
-                Turn::Answer(answer) => {
-                    self.note_answer(answer.first, answer.items);
-                    self.pool.consume(self.handle.id(), u64::from(answer.items), answer.bytes);
-                }
-                Turn::Nothing => {}
-            }
-        }
+    /// Whether a chunk's items are to be given together.
+    fn takes_lists(&self) -> bool {
+        self.progress().together
+    }
+
+    /// Takes the items that were asked for, all that there are if they are fewer than `count`. False if they are to go one
+    /// by one: they are kept, and `wants` says what is missing.
+    fn give_list(&self, items: &Bound<'_, PyList>, count: u32) -> PyResult<bool> {
+        let _visit = Visit::begin()?;
+        self.pull_together(items, count)
+    }
+
+    /// Begins a chunk of up to `count` items that are given one by one; whether one is wanted.
+    fn wants(&self, py: Python<'_>, count: u32) -> PyResult<bool> {
+        let _visit = Visit::begin()?;
+        self.begin_chunk(py, count)
+    }
+
+    /// Takes an item, out of a list of one; whether another one is wanted.
+    fn give(&self, py: Python<'_>, item: &Bound<'_, PyList>) -> PyResult<bool> {
+        let _visit = Visit::begin()?;
+        self.take_in(py, item)
+    }
+
+    /// There is no item to be given: the iterable has ended, or has raised.
+    fn give_up(&self, py: Python<'_>, raised: bool) -> PyResult<()> {
+        let _visit = Visit::begin()?;
+        self.end_chunk(py, raised)
     }
 
     /// Nobody will take the results: they are dropped as they come, and the job runs to its end.
@@ -259,6 +261,7 @@ impl Job {
     /// Submits one item, as its own chunk, without waiting for credit: `apply`. Returns its weight in bytes, which counts
     /// in the pool's load (see `Pool.has_room`) until the job ends. Where it raises, Ctrl-C above all, nobody will have the job's result: it is cancelled.
     fn submit_one(&self, py: Python<'_>, item: &Bound<'_, PyAny>) -> PyResult<u64> {
+        let _visit = Visit::begin()?;
         let begun = Instant::now();
         let items = PyList::new(py, [item])?;
         let payload = self.encode(&items, 0, Way::Lend).inspect_err(|_| self.cancel())?;
@@ -285,6 +288,7 @@ impl Job {
         retained: bool,
         lease: Option<&Bound<'_, Lease>>,
     ) -> PyResult<()> {
+        let _visit = Visit::begin()?;
         let payload = self.pack(py, parcel, lease.map(Bound::get))?;
         // The parcel stays as it came, whatever workers do to what is made of it.
         let kept = if retained { Kept::OneByOne } else { Kept::AsSent };
@@ -302,6 +306,7 @@ impl Job {
         py: Python<'py>,
         parcel: &Bound<'py, PyParcel>,
     ) -> PyResult<Bound<'py, PyAny>> {
+        let _visit = Visit::begin()?;
         loop {
             match self.turn(py, false, Taking::Any, TICK)? {
                 Turn::Restore { apart: true, .. } => {
@@ -326,6 +331,7 @@ impl Job {
         first: Option<u64>,
         timeout: Option<f64>,
     ) -> PyResult<Bound<'py, PyAny>> {
+        let _visit = Visit::begin()?;
         let deadline = deadline(timeout);
         let taking = first.map_or(Taking::Any, Taking::From);
         loop {
@@ -352,6 +358,7 @@ impl Job {
     /// Waits up to `timeout` seconds (None: for ever) until nothing more will come; whether that is so.
     #[pyo3(signature = (timeout=None))]
     fn wait(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
+        let _visit = Visit::begin()?;
         let deadline = deadline(timeout);
         while !self.handle.finished() {
             let patience = patience(deadline);

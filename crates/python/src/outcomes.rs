@@ -12,25 +12,6 @@ use pyo3::types::{PyList, PyTuple};
 /// A list of outcomes, and those of them that are failures, by index.
 pub(crate) type Outcomes<'py> = (Bound<'py, PyList>, Vec<(u64, Py<PyAny>)>);
 
-/// Puts values into a list from `first` on, which grows as far as needed.
-pub(crate) fn place<'py>(
-    py: Python<'py>,
-    results: &Bound<'py, PyList>,
-    first: usize,
-    values: &Bound<'py, PyList>,
-) -> PyResult<()> {
-    let length = results.len();
-    if length == first {
-        return results.set_slice(length, length, values);
-    }
-    let end = first + values.len();
-    if length < end {
-        let missing = PyList::new(py, (length..end).map(|_| py.None()))?;
-        results.set_slice(length, length, &missing)?;
-    }
-    results.set_slice(first, end, values)
-}
-
 /// The results of an answer, with None where an item failed, and those failures.
 pub(crate) fn open(py: Python<'_>, answer: Answer) -> PyResult<Outcomes<'_>> {
     let failure = py.import("forklift._outcome")?;

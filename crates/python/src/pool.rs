@@ -10,6 +10,7 @@ use crate::pickle::{Manner, encode, encode_by, encode_function};
 use crate::shared::next_key;
 use crate::sink::Way;
 use crate::store::Lease;
+use crate::visits::{Visit, welcome};
 use forklift_core::config::{SchedulerConfig, SpillConfig, SupervisorConfig};
 use forklift_core::event::{Chunking, Delivery, JobSpec};
 use forklift_core::id::{JobId, WorkerId};
@@ -146,6 +147,8 @@ impl Pool {
         spill_named: bool,
         spill_strict: bool,
     ) -> PyResult<Self> {
+        welcome();
+        let _visit = Visit::begin()?;
         let (order, orders) = channel();
         let elsewhere = origin == "relays";
         let recipe = Recipe { command, environment, preparation };
@@ -231,6 +234,7 @@ impl Pool {
         sharing: bool,
         numbered: bool,
     ) -> PyResult<Job> {
+        let _visit = Visit::begin()?;
         let mut manner = Manner::towards(self.elsewhere);
         let (payload, parts) = encode_function(function, self.pool.broadcast(), &mut manner)?;
         let spec = JobSpec {
@@ -274,6 +278,7 @@ impl Pool {
         key: Option<u64>,
         lease: Option<&Bound<'_, Lease>>,
     ) -> PyResult<u64> {
+        let _visit = Visit::begin()?;
         let way = lease.map_or(Way::Lend, |lease| Way::LendStored(lease.get()));
         let manner = &mut Manner::towards(self.elsewhere);
         let payload = encode_by(py, value, self.pool.broadcast(), manner, way)?;
@@ -302,6 +307,7 @@ impl Pool {
     /// None when the time is up, or for `wake`. One thread only may wait.
     #[pyo3(signature = (timeout=None))]
     fn ended(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<Option<u64>> {
+        let _visit = Visit::begin()?;
         self.check_ours()?;
         let announced = || self.announced.lock().unwrap_or_else(PoisonError::into_inner);
         // The interpreter is not let go of where something is there already: getting it back may take a while.
@@ -325,6 +331,7 @@ impl Pool {
     /// Waits up to `timeout` seconds for a worker to be forked from this process: `(slot, generation, channel, life)`,
     /// None if there is none, or False when no more will come.
     fn fork_order<'py>(&self, py: Python<'py>, timeout: f64) -> PyResult<Bound<'py, PyAny>> {
+        let _visit = Visit::begin()?;
         self.check_ours()?;
         let wait = || {
             let orders = self.orders.lock().unwrap_or_else(PoisonError::into_inner);
@@ -383,6 +390,7 @@ impl Pool {
     /// Waits up to `timeout` seconds (None: for ever) for the last worker to go; whether it has.
     #[pyo3(signature = (timeout=None))]
     fn join(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
+        let _visit = Visit::begin()?;
         let deadline =
             timeout.map(|seconds| Instant::now() + Duration::from_secs_f64(seconds.clamp(0.0, 1e9)));
         loop {
@@ -406,17 +414,19 @@ impl Pool {
 
     /// The workers: `(slot, generation, pid or None, state, calls, held bytes)` each.
     #[expect(clippy::type_complexity, reason = "a row")]
-    fn staff(&self, py: Python<'_>) -> Vec<(u32, u32, Option<u32>, &'static str, u64, u64)> {
+    fn staff(&self, py: Python<'_>) -> PyResult<Vec<(u32, u32, Option<u32>, &'static str, u64, u64)>> {
+        let _visit = Visit::begin()?;
         let staff = py.detach(|| self.pool.staff());
         let row = |member: forklift_core::Member| {
             let WorkerId { slot, generation } = member.worker;
             (slot, generation, member.pid, member.state, member.calls, member.held_bytes)
         };
-        staff.into_iter().map(row).collect()
+        Ok(staff.into_iter().map(row).collect())
     }
 
     /// What the pool has done since it was made, by name.
     fn counters<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let _visit = Visit::begin()?;
         let Counters {
             births,
             deaths,

@@ -16,31 +16,34 @@ pub(crate) struct Pulls {
     count: u32,
     measured: u32,
     spent: Duration,
+    /// Since when an item is taken, if that is measured.
+    since: Option<Instant>,
 }
 
 impl Pulls {
     /// None was taken yet.
     pub(crate) fn new(on: bool) -> Self {
-        Self { on, count: 0, measured: 0, spent: Duration::ZERO }
+        Self { on, count: 0, measured: 0, spent: Duration::ZERO, since: None }
     }
 
-    /// Takes an item, and measures it if it is to be.
-    pub(crate) fn time<T>(&mut self, pull: impl FnOnce() -> T) -> T {
+    /// An item is taken from here on.
+    pub(crate) fn begin(&mut self) {
         if !self.on {
-            return pull();
+            return;
         }
         self.count += 1;
         let sampled = self.count <= PULLS_MEASURED
             || self.count.is_multiple_of(PULLS_SAMPLED)
             || self.spent > PULL_LONG * self.measured;
-        if !sampled {
-            return pull();
+        self.since = sampled.then(Instant::now);
+    }
+
+    /// It was taken.
+    pub(crate) fn end(&mut self) {
+        if let Some(since) = self.since.take() {
+            self.spent += since.elapsed();
+            self.measured += 1;
         }
-        let begun = Instant::now();
-        let item = pull();
-        self.spent += begun.elapsed();
-        self.measured += 1;
-        item
     }
 
     /// All of them, if those that were not measured were as those that were.

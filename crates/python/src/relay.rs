@@ -8,6 +8,7 @@ use crate::parcel::PyParcel;
 use crate::pickle::{Manner, encode_by};
 use crate::sink::Way;
 use crate::store::Lease;
+use crate::visits::Visit;
 use forklift_core::Error;
 use forklift_core::event::Spent;
 use forklift_core::id::{ChunkId, JobId, Time};
@@ -82,6 +83,7 @@ impl Relay {
     /// parcel, when it came, seconds waited for it) · ("share", job, key, one object for all, value) · ("unshare", key) ·
     /// ("forget", job) · ("stop",)
     fn next<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyTuple>>> {
+        let _visit = Visit::begin()?;
         let order = py.detach(|| self.with(|station| station.receive_or(&self.bell)))?;
         let parcel = |parcel: Parcel| Bound::new(py, PyParcel::of(py, parcel)?);
         let order = match order {
@@ -148,6 +150,7 @@ impl Relay {
         crossing: f64,
         lease: Option<&Bound<'_, Lease>>,
     ) -> PyResult<()> {
+        let _visit = Visit::begin()?;
         let payload = match results.cast_exact::<PyParcel>() {
             Ok(parcel) => self.pack(py, parcel, lease.map(Bound::get))?,
             Err(_) => stand_in(&self.arena()?, results)?,

@@ -15,6 +15,7 @@ use crate::descriptor::adopt;
 use crate::error::raise;
 use crate::parcel::PyParcel;
 use crate::tally::{Hold, Tally};
+use crate::visits::Visit;
 use forklift_core::commons::Commons;
 use forklift_core::payload::{Bytes, Loan, Loaned};
 use forklift_shm::{Segment, Waiters};
@@ -90,7 +91,8 @@ static LET_GO: Waiters = Waiters::new();
 /// Waits up to `timeout` seconds until something of a store was let go of, by a thread that could not tell the engine, and
 /// has the engine told.
 #[pyfunction]
-pub(crate) fn let_go(py: Python<'_>, timeout: f64) {
+pub(crate) fn let_go(py: Python<'_>, timeout: f64) -> PyResult<()> {
+    let _visit = Visit::begin()?;
     let patience = Duration::try_from_secs_f64(timeout).unwrap_or(Duration::ZERO);
     // What was put aside ends when the lock is taken again.
     py.detach(|| {
@@ -104,6 +106,7 @@ pub(crate) fn let_go(py: Python<'_>, timeout: f64) {
             LET_GO.wait(looked, left);
         }
     });
+    Ok(())
 }
 
 impl Place {

@@ -14,6 +14,7 @@ use crate::private_heap;
 use crate::shared;
 use crate::sink::Sink;
 use crate::unpickle::decode;
+use crate::visits;
 use forklift_core::Error;
 use forklift_core::event::Spent;
 use forklift_core::id::{ChunkId, JobId, Time};
@@ -101,6 +102,7 @@ pub(crate) fn serve(py: Python<'_>, descriptor: RawFd) -> PyResult<i32> {
 #[pyfunction]
 pub(crate) fn privatize() {
     forklift_shm::privatize();
+    visits::forget_others();
 }
 
 /// What ends the loop before its time.

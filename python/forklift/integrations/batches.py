@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from forklift import _feeding
 from forklift._calls import ONE
 from forklift.errors import ForkliftError, WorkerDied
 from forklift.integrations.arrays import Once, Parcel, Sight
@@ -80,7 +81,7 @@ class Call:
 
     def _feed(self) -> None:
         try:
-            self._job.feed(self._parcels())
+            _feeding.feed(self._job, self._parcels())
         except BaseException:
             _report("the feed of a call of joblib")
             self._job.cancel()
