@@ -193,8 +193,8 @@ def _serve_forks(native: _native.Pool) -> None:
         slot, generation, channel, life = order
         try:
             pid = _zygote.fork(channel, life, slot, generation, ())
-        except OSError as error:
-            native.forked(slot, generation, None, str(error))
+        except BaseException as error:  # Also what an audit hook, or a stream that is flushed, raises.
+            native.forked(slot, generation, None, str(error) or type(error).__name__)
         else:
             native.forked(slot, generation, pid, "")
         os.close(channel)

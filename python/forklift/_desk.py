@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
 from concurrent.futures.process import BrokenProcessPool, _RemoteTraceback
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from forklift import _ends, _native
@@ -90,7 +91,8 @@ class Call:
         except InvalidStateError:
             pass  # The user has set it.
         except BaseException:  # Other than an Exception, which the future logs itself.
-            logger.exception("exception calling callback for %r", self.future)
+            with suppress(BaseException):  # A handler of the user's.
+                logger.exception("exception calling callback for %r", self.future)
 
 
 class Desk:
@@ -178,7 +180,7 @@ class Desk:
                 call.job.cancel()
             if self.vacate(number) is not None or number is None:
                 call.settle(None, error if self.pool._state == RUN else self.fault(error))
-            if isinstance(error, KeyboardInterrupt):
+            if isinstance(error, KeyboardInterrupt) and threading.current_thread() is not self.thread:
                 raise
             return
         with self.lock:
@@ -248,15 +250,16 @@ class Desk:
         value, error = None, None
         try:
             taken = call.job.take(None, 0)
-            if taken:
-                _, values, failures, _ = taken
-                value = values[0]
-                error = alone(failures[0][1]) if failures else None
         except Exception as fault:
             error = self.fault(fault)
         except BaseException as fault:
             # The result's own `__reduce__` called sys.exit(), say.
             error = undecodable_result(fault)
+        else:
+            if taken:
+                _, values, failures, _ = taken
+                value = values[0]
+                error = alone(failures[0][1]) if failures else None
         call.settle(value, error)
 
     def fault(self, error: BaseException) -> BaseException:
@@ -316,6 +319,13 @@ def presented(error: BaseException) -> BaseException:
 
 def alone(error: BaseException) -> BaseException:
     """Return the exception of the only item of a job as that of a call: nobody counts items there."""
+    try:
+        return _uncounted(error)
+    except BaseException:  # What the user's class makes of its attributes is no reason to fail here.
+        return error
+
+
+def _uncounted(error: BaseException) -> BaseException:
     if error.__cause__ is None:
         if type(error) is WorkerDied:
             error = WorkerDied(None, error.pid, error.exitcode, error.reason)

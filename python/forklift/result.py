@@ -34,13 +34,31 @@ def _start_anew() -> None:
 os.register_at_fork(after_in_child=_start_anew)
 
 
+def _start(thread: threading.Thread, pool: Pool, job: _native.Job) -> None:
+    """Start a thread that feeds a job. Without it the job would never end."""
+    pool._threads.add(thread)
+    try:
+        thread.start()
+    except BaseException:
+        pool._threads.discard(thread)
+        job.cancel()
+        raise
+
+
 def _report(where: str) -> None:
-    """Print the exception in flight, which nobody is there to catch."""
+    """Print the exception in flight, which nobody is there to catch. Whatever that brings about, the thread goes on."""
     kind, error, traceback = sys.exc_info()
-    hook = threading.excepthook
-    if kind is not None and error is not None:
-        print(f"forklift: exception in {where}", file=sys.stderr)
-        hook(threading.ExceptHookArgs((kind, error, traceback, threading.current_thread())))
+    if kind is None or error is None:
+        return
+    try:
+        if sys.stderr is not None:
+            print(f"forklift: exception in {where}", file=sys.stderr)
+        if isinstance(error, SystemExit):  # The hook says nothing of it.
+            sys.excepthook(kind, error, traceback)
+        else:
+            threading.excepthook(threading.ExceptHookArgs((kind, error, traceback, threading.current_thread())))
+    except BaseException:  # The user's hook, or a standard error that is closed.
+        return
 
 
 class AsyncResult(Generic[T]):
@@ -121,7 +139,7 @@ class AsyncResult(Generic[T]):
             with _callbacks:
                 try:
                     callback(argument)
-                except Exception:
+                except BaseException:  # In a thread sys.exit() ends nothing, and others wait for it.
                     _report("a callback")
 
 
@@ -181,9 +199,11 @@ class ApplyResult(AsyncResult[T]):
             self._error, self._settled, self._pool = error, True, None
 
     def _call_back(self) -> None:
-        super()._call_back()
-        if self._called_back is not None:
-            self._called_back.set()
+        try:
+            super()._call_back()
+        finally:
+            if self._called_back is not None:
+                self._called_back.set()
 
     def _settle(self) -> None:
         with self._lock:
@@ -197,7 +217,8 @@ class ApplyResult(AsyncResult[T]):
                         self._error = failures[0][1]
                     else:
                         self._value = values[0]
-            except Exception as error:
+            except BaseException as error:
+                # It was taken, and will not come again.
                 self._error = error
             self._settled = True
             self._pool = None
@@ -236,8 +257,7 @@ class MapResult(AsyncResult[list[T]]):
         thread = threading.Thread(
             target=self._run, args=(job, items, finish, meter), name="forklift-map", daemon=True
         )
-        pool._threads.add(thread)
-        thread.start()
+        _start(thread, pool, job)
 
     def _run(
         self,
@@ -250,8 +270,10 @@ class MapResult(AsyncResult[list[T]]):
             self._value = finish(*_progress.run(job, items, meter))
         except BaseException as error:
             self._error = error
-        self._call_back()
-        self._done.set()
+        try:
+            self._call_back()
+        finally:
+            self._done.set()
 
     def _give_up(self) -> None:
         self._job.cancel()
@@ -321,8 +343,7 @@ class IMapIterator(Generic[T]):
         thread = threading.Thread(
             target=self._supply.feed, args=(iter(items),), name="forklift-feed", daemon=True
         )
-        pool._threads.add(thread)
-        thread.start()
+        _start(thread, pool, job)
 
     def __iter__(self) -> IMapIterator[T]:
         return self
@@ -410,6 +431,9 @@ def call_back_waiting(
         if job is not None:
             result = waiting.pop(job, None)
             if result is not None:
-                result._call_back()
+                try:
+                    result._call_back()
+                except BaseException:
+                    _report("the thread that calls back")
         elif native.is_over() or (pool() is None and not waiting):
             return

@@ -188,7 +188,7 @@ class DaskEngine(Engine):
                     self._client.run(
                         _touch, self._pool, workers=list(self._remotes), on_error="ignore", wait=False
                     )
-            except Exception as error:
+            except BaseException as error:  # asyncio's cancellation is no Exception.
                 if self._closing.is_set():
                     return
                 closed = getattr(self._client, "status", "") == "closed"

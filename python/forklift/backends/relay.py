@@ -12,6 +12,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 
 from forklift import _births, _native, _zygote
 from forklift.backends.agent import Outcome, Reply, Request, Value, failures
@@ -32,9 +33,16 @@ def serve(cluster: Cluster, native: _native.Pool, threads: weakref.WeakSet[threa
             continue
         slot, _generation, channel, life = order
         os.close(life)  # It ends with the channel.
-        relay = Relay(cluster, slot, channel)
+        try:
+            relay = Relay(cluster, slot, channel)
+        except Exception:  # No descriptor. The channel is closed with it, so the pool knows, and says so in the end.
+            continue
         thread = threading.Thread(target=relay.run, name=f"forklift-relay-{slot}", daemon=True)
-        thread.start()
+        try:
+            thread.start()
+        except Exception as error:  # No thread, either by a limit or at the interpreter's end.
+            relay.refuse(str(error))
+            continue
         threads.add(thread)  # The pool's end waits for those that it finds here.
     cluster.close()
 
@@ -86,6 +94,12 @@ class Relay:
         self._pieces: deque[_Piece] = deque()
         #: When the last piece was answered.
         self._answered = 0.0
+
+    def refuse(self, reason: str) -> None:
+        """Let the pool know that there will be no worker here."""
+        with suppress(Departed, EOFError):
+            self._depart(None, reason)
+        self._end.close()
 
     def run(self) -> None:
         """Serve until the pool has done with this worker, or its node is lost: a thread's target."""

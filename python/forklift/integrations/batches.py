@@ -91,7 +91,7 @@ class Call:
         while (batch := self._queue.get()) is not None:
             try:
                 parcel, used = self._once.pickle(batch.tasks)
-            except Exception as error:
+            except BaseException as error:  # What is no Exception (sys.exit() in a `__reduce__`) is the caller's.
                 self._call_back(batch, error)
                 continue
             self._with_pool[index] = batch._replace(tasks=None), used
@@ -115,7 +115,7 @@ class Call:
                     error = errors.get(first + offset)
                     self._call_back(batch, values[offset] if error is None else _numbered(error, batch))
                 del taken, values
-        except Exception as error:
+        except BaseException as error:
             fault = error
         with self._lock:
             self._over = True
