@@ -248,10 +248,10 @@ class Job:
         """
     def take(
         self, first: int | None = None, timeout: float | None = None
-    ) -> tuple[int, list[Any], list[tuple[int, BaseException]], int | None] | tuple[()] | None:
+    ) -> tuple[int, list[Any], list[tuple[int, BaseException]], int] | tuple[()] | None:
         """Waits up to `timeout` seconds (None: for ever) for results: those from item `first` on, or any. Returns
         `(first, values, failures, weight)`, `()` when all have been taken, None when the time is up. `weight` is
-        what to tell `consume`, in bytes; None for an item that was lost, which nobody has to be told of.
+        what to tell `consume`, in bytes; an item that was lost weighs nothing, and is taken like any other.
         """
     def wait(self, timeout: float | None = None) -> bool:
         """Waits up to `timeout` seconds (None: for ever) until nothing more will come; whether that is so."""

@@ -336,8 +336,8 @@ class IMapIterator(Generic[T]):
         self._next = 0
         self._begun = False
         self._over = False
-        # Outcomes of the answer in hand: (value, exception or None, bytes to report when it is taken; None: nothing).
-        self._ready: deque[tuple[Any, BaseException | None, int | None]] = deque()
+        # Outcomes of the answer in hand: (value, exception or None, bytes to report when it is taken).
+        self._ready: deque[tuple[Any, BaseException | None, int]] = deque()
         self._lock = threading.Lock()
         self._supply = _Supply(job)
         thread = threading.Thread(
@@ -368,7 +368,7 @@ class IMapIterator(Generic[T]):
                 self._begun = True
                 self._refill(timeout)
             value, error, weight = self._ready.popleft()
-            if weight is not None and (self._exact or not self._ready):
+            if self._exact or not self._ready:
                 self._job.consume(1 if self._exact else self._taken, weight)
             if self._meter is not None:
                 self._meter(1)
@@ -402,7 +402,7 @@ class IMapIterator(Generic[T]):
         self._next = first + self._taken
         for offset, value in enumerate(values):
             # The weight of an answer is reported with its last item.
-            share = weight if weight is None or offset == self._taken - 1 else 0
+            share = weight if offset == self._taken - 1 else 0
             self._ready.append((value, errors.get(first + offset), share))
 
     def __del__(self) -> None:

@@ -105,6 +105,12 @@ def test_imap_unordered_delivers_all_others(pool, tmp_path, chunksize):
     assert dead == [3]
 
 
+@pytest.mark.parametrize("method", ["imap", "imap_unordered"])
+def test_a_lost_item_makes_room_in_the_buffer(pool, method):
+    results = getattr(pool, method)(work.die, ["SIGKILL"] * 4, buffersize=1, on_error="return")
+    assert [type(result) for result in results] == [forklift.WorkerDied] * 4
+
+
 def test_every_item_kills_its_worker(pool):
     it = pool.imap(work.die, ["SIGKILL"] * 6)
     for index in range(6):

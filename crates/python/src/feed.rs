@@ -20,7 +20,7 @@ use crate::store::Lease;
 use crate::telemetry::Telemetry;
 use crate::visits::Visit;
 use forklift_core::event::Kept;
-use forklift_core::handle::{Answer, Handle, Outcome, Taking, Turn};
+use forklift_core::handle::{Answer, Handle, Taking, Turn};
 use forklift_core::payload::Payload;
 use forklift_core::pool;
 use forklift_core::telemetry::{Doing, Recorder};
@@ -323,7 +323,7 @@ impl Job {
 
     /// Waits up to `timeout` seconds (None: for ever) for results: those from item `first` on, or any. Returns
     /// `(first, values, failures, weight)`, `()` when all have been taken, None when the time is up. `weight` is what to
-    /// tell `consume`, in bytes; None for an item that was lost, which nobody has to be told of.
+    /// tell `consume`, in bytes; an item that was lost weighs nothing, and is taken like any other.
     #[pyo3(signature = (first=None, timeout=None))]
     fn take<'py>(
         &self,
@@ -340,7 +340,7 @@ impl Job {
                 Turn::Restore { chunk, .. } => self.restore(py, chunk)?,
                 Turn::Answer(answer) => {
                     let first = answer.first;
-                    let weight = matches!(answer.outcome, Outcome::Values(_)).then_some(answer.bytes);
+                    let weight = answer.bytes;
                     let (list, failures) = self.decode(py, answer)?;
                     return Ok((first, list, failures, weight).into_pyobject(py)?.into_any());
                 }

@@ -106,8 +106,7 @@ class Call:
         try:
             while taken := self._job.take(None, None):
                 first, values, failures, weight = taken
-                if weight is not None:
-                    self._job.consume(len(values), weight)
+                self._job.consume(len(values), weight)
                 errors = dict(failures)
                 for offset in range(len(values)):
                     batch, used = self._with_pool.pop(first + offset)
