@@ -52,10 +52,10 @@ class Maker:
     def fill(self) -> None:
         for _ in range(self.dice.randrange(2, 7)):
             self.graph.new()
-        if self.results and self.dice.random() < 0.3:
-            self.graph.objects += mutables(self.dice.choice(self.results))[:3]
         if "cycles" not in self.without and self.dice.random() < 0.5:
             self.graph.tie()
+        if self.results and self.dice.random() < 0.3:
+            self.graph.objects += mutables(self.dice.choice(self.results))[:3]
 
     def function(self, graph: Graph, *, state: bool) -> tuple[str, Callable[..., Any], Any]:
         """Name, function, and what it keeps."""
