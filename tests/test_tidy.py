@@ -24,7 +24,7 @@ PYTHON_FLOORS = """
     _mapped _reducers _identities _changes _bindings _byvalue _needs _pickling
     _failure _salvage _outcome
     _worker _zygote
-    _feeding _progress _options _budget
+    _feeding _progress _options _budget _settings
     _births _estimate _threads _inherited _inherit _ends
     backends _staff
     report result _calls _apply shared

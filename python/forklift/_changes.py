@@ -25,13 +25,13 @@ from forklift._identities import MAIN_MODULES, identity_of, is_dynamic, next_ser
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from typing import Any
 
     # By name: the version and the value; the version alone for a name that is bound no more.
     Versions = dict[str, tuple[int, Any] | tuple[int]]
 
-__all__ = ["Digest", "digest", "frozen", "gone", "take_stamps", "versions"]
+__all__ = ["Digest", "digest", "digest_by", "frozen", "gone", "number_of", "take_stamps", "versions"]
 
 CachedFunction: Any = _lru_cache_wrapper  # What `functools.lru_cache` makes.
 
@@ -221,7 +221,12 @@ _WRAPPED = {
 
 def digest(value: Any) -> Digest | None:
     """Digest the pickled form of a value; None if it has none, of which whoever sends it will hear."""
-    for kind in (lambda: _Reader, _cloud_reader):
+    return digest_by((lambda: _Reader, _cloud_reader), value)
+
+
+def digest_by(kinds: Iterable[Callable[[], Any]], value: Any) -> Digest | None:
+    """Digest what the first of these classes of picklers writes that can pickle the value; None if none can."""
+    for kind in kinds:
         try:
             return _digest(kind(), value)
         except Exception:
@@ -304,7 +309,7 @@ def _reduce(obj: Any) -> Any:
         parts = (obj.__code__, obj.__defaults__, obj.__kwdefaults__, obj.__dict__, obj.__closure__)
         return object, (), {"function": parts}
     if kind is CodeType:
-        return str, (_number_of(obj),)
+        return str, (number_of(obj),)
     if kind is CellType:
         try:
             return object, (), {"cell": obj.cell_contents}
@@ -316,9 +321,9 @@ def _reduce(obj: Any) -> Any:
         return _named(obj)
     module = kind.__module__
     if (module, kind.__name__) in _HANDED_OVER:
-        return str, (_number_of(obj),)
+        return str, (number_of(obj),)
     if module == "typing" and getattr(obj, "__module__", None) in MAIN_MODULES:
-        return str, (_number_of(obj),)
+        return str, (number_of(obj),)
     # Imported by whoever sends, and not by each worker at its birth.
     from forklift._mapped import reduce_mapped
     from forklift._reducers import reduce_large
@@ -336,7 +341,7 @@ _HANDED_OVER = {("multiprocessing.connection", "Connection"), ("socket", "socket
 _numbers: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
 
 
-def _number_of(obj: Any) -> str:
+def number_of(obj: Any) -> str:
     """Return a text that stands for this object, and for those that are equal to it for ever."""
     number = _numbers.get(obj)
     if number is None:

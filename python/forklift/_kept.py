@@ -16,7 +16,7 @@ from collections.abc import Callable, Generator, Hashable, Iterable
 from contextlib import contextmanager
 from typing import Any, TypeVar, Unpack
 
-from forklift import _native, _options
+from forklift import _native, _options, _settings
 from forklift.pool import RUN, Pool
 
 S = TypeVar("S")
@@ -56,8 +56,9 @@ def map(
         processes: how many workers; by default the cores that affinity and cgroup quota leave to this process.
         options: of the call: `chunksize`, `length`, `on_error`, `inherit`, `retries`, `task_timeout`, `progress`; of
             the pool: `initializer`, `initargs`, `maxtasksperchild`, `context`, `memory_limit`, `worker_memory_limit`,
-            `spill_dir`, `preload`, and only if all of these are equal are the workers those of an earlier call. If one
-            of these cannot be hashed (an array among `initargs`), the pool ends with the call.
+            `spill_dir`, `preload`, `backend`, and only if all of these are pickled as they were (a context and a
+            backend: are the same object) are the workers those of an earlier call. If one of these cannot be pickled
+            (a lock among `initargs`), the pool ends with the call.
 
     Raises:
         As `Pool` and `Pool.map`.
@@ -89,7 +90,7 @@ def _pool(
     for name in ("initargs", "preload"):  # A text is not a list of names, which the pool will say.
         if name in settings and not isinstance(settings[name], str):
             settings[name] = tuple(settings[name])
-    key = _key(settings)
+    key = _settings.key(settings)
     if key is None or _shelf.exiting:
         with Pool(**settings) as pool:
             yield pool, terms
@@ -102,20 +103,13 @@ def _pool(
         shelf.put_back(kept)
 
 
-def _key(settings: dict[str, Any]) -> Hashable | None:
-    key = tuple(sorted(settings.items()))
-    try:
-        hash(key)
-    except Exception:  # A user's __hash__ may raise anything.
-        return None
-    return key
-
-
 class _Kept:
     """A pool, and how many use it, or since when nobody does."""
 
-    def __init__(self, key: Hashable, pool: Pool) -> None:
+    def __init__(self, key: Hashable, settings: dict[str, Any], pool: Pool) -> None:
         self.key = key
+        # What the key names by its address lives as long.
+        self.places = [settings.get(name) for name in _settings.PLACES]
         self.pool = pool
         self.users = 0
         self.idle_since = 0.0
@@ -150,7 +144,10 @@ class _Shelf:
                     kept.pool.close()
                 kept = None
             if kept is None:
-                kept = self.kept[key] = _Kept(key, Pool(**settings))
+                kept = _Kept(key, settings, Pool(**settings))
+                # Else another thread has changed what was pickled meanwhile: the pool ends with this call.
+                if _settings.key(settings) == key:
+                    self.kept[key] = kept
             kept.users += 1
             return kept
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -127,8 +128,8 @@ def test_a_broken_pool_is_not_kept():
     until(lambda: all(k.is_good() or not k.users for k in kept()), "nothing broken in use")
 
 
-def test_settings_that_cannot_be_compared():
-    first = pids(initializer=work.remember, initargs=([1, 2],))
+def test_settings_that_cannot_be_pickled():
+    first = pids(initializer=work.remember, initargs=(multiprocessing.Lock(),), context="fork")
     assert kept() == []
     until(lambda: not any(alive(pid) for pid in first), "they were for that call")
 

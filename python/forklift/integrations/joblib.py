@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Hashable
 from typing import Any
 
 import joblib
 from joblib.parallel import AutoBatchingMixin, FallbackToBackend, ParallelBackendBase, SequentialBackend, mp
 
-from forklift import _births
+from forklift import _births, _settings
 from forklift._ends import TERMINATE
 from forklift.integrations.batches import Call
 from forklift.pool import Pool
@@ -117,9 +118,11 @@ class ForkliftBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
 class _Kept:
     """A pool that calls with equal settings share, and that outlives them."""
 
-    def __init__(self, settings: tuple[Any, ...], pool: Pool) -> None:
-        self.settings = settings
+    def __init__(self, key: Hashable | None, pool: Pool, place: object) -> None:
+        self.key = key
         self.pool = pool
+        # What the key names by its address lives as long.
+        self.place = place
         self.users = 0
         self.timer: threading.Timer | None = None
 
@@ -151,17 +154,23 @@ class _Pool(Pool):
 def _borrow(settings: tuple[Any, ...], batch: Any) -> _Kept:
     """Return the kept pool of these settings, or make one; idle ones of other settings are ended."""
     n_jobs, threads, options = settings
+    # Either may be an iterator, which can be gone through once.
+    options = {**options, **{name: tuple(options.get(name, ())) for name in ("initargs", "preload")}}
+    named = {**options, "n_jobs": n_jobs, "threads": threads}
+    key = _settings.key(named)
     with _lock:
         for kept in list(_pools):
             usable = kept.pool._state != TERMINATE
-            if usable and _equal(kept.settings, settings):
+            if usable and key is not None and kept.key == key:
                 break
             if not kept.users:
                 _pools.remove(kept)
                 kept.end()
         else:
-            preload = [*options.get("preload", ()), *_modules_of(batch)]
-            kept = _Kept(settings, _Pool(n_jobs, threads, **{**options, "preload": preload}))
+            preload = [*options["preload"], *_modules_of(batch)]
+            pool = _Pool(n_jobs, threads, **{**options, "preload": preload})
+            # Another thread may have changed what was pickled meanwhile: then nobody knows what it was.
+            kept = _Kept(key if _settings.key(named) == key else None, pool, options.get("backend"))
             _pools.append(kept)
         kept.users += 1
         if kept.timer is not None:
@@ -205,13 +214,6 @@ def _forget() -> None:
 
 
 os.register_at_fork(after_in_child=_forget)
-
-
-def _equal(one: Any, other: Any) -> bool:
-    try:
-        return bool(one == other)
-    except Exception:  # Arrays among the arguments of an initializer, for example.
-        return False
 
 
 def _modules_of(batch: Any) -> set[str]:
