@@ -108,6 +108,8 @@ class Line:
 
     def withdraw(self, pool: Pool, result: ApplyResult[Any]) -> None:
         """Nobody wants this call any more. If its turn has come meanwhile, whoever begins it sees that."""
+        if pool._native is None or not pool._native.is_ours():
+            return  # In a fork: the lock may have been held, by a thread that is not here.
         with self._lock:
             waiting = result._waiting
             if waiting is None or waiting.func is None:
