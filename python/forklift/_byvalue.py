@@ -21,6 +21,8 @@ back are instances of the sender's own class, a function that comes back is the 
 that a worker uses as its cache lives as long as that function does. Closures carry state that may differ from one
 message to the next, so they have no identity and are always built anew.
 
+Annotations cross unevaluated where Python does not evaluate them either.
+
 Limits: cells shared by two closures arrive as two cells; keyword arguments of a class statement are not repeated.
 Where two globals lead to one object, and only one of them is changed in what the other does not reach, they lead to two
 in a worker that had them already.
@@ -114,7 +116,7 @@ def _function_parts(func: FunctionType, needs: Needs | None) -> tuple[tuple[Any,
         "__qualname__": name,
         "__module__": func.__module__,
         "__doc__": func.__doc__,
-        "__annotations__": func.__annotations__,
+        **_annotations(func, needs),
     }
     defaults = {"__defaults__": func.__defaults__, "__kwdefaults__": func.__kwdefaults__}
     if identity is None:
@@ -133,6 +135,82 @@ def _function_parts(func: FunctionType, needs: Needs | None) -> tuple[tuple[Any,
         "slots": slots,
     }
     return (identity, func.__code__, name, key, base), state
+
+
+def _annotations(func: FunctionType, needs: Needs | None) -> dict[str, Any]:
+    annotate = getattr(func, "__annotate__", None)
+    if annotate is None:
+        return {"__annotations__": func.__annotations__}
+    return _unevaluated(annotate, func, needs)
+
+
+def _unevaluated(annotate: Any, owner: Any, needs: Needs | None) -> dict[str, Any]:
+    """Return what evaluates annotations (since CPython 3.14) in a form that can be sent, and evaluate nothing.
+
+    They may name what only type checkers import. Within a class it closes over all of the class's namespace, where
+    it looks names up first; what it finds of those there goes with it. Where a library has made it (for a dataclass's
+    `__init__`, say), the annotations go, with references in the place of what cannot be evaluated.
+    """
+    if not isinstance(annotate, FunctionType) or not is_dynamic(annotate):
+        return {"__annotate__": annotate}
+    if annotate.__globals__.get("__name__") != owner.__module__:
+        from annotationlib import Format, call_annotate_function  # type: ignore[import-not-found]
+
+        return {"__annotations__": call_annotate_function(annotate, Format.FORWARDREF, owner=owner)}
+    if annotate.__closure__ is None:
+        return {"__annotate__": annotate}
+    cells = dict(zip(annotate.__code__.co_freevars, annotate.__closure__, strict=True))
+    scope = cells.get("__classdict__")
+    if scope is not None:
+        try:
+            found = scope.cell_contents
+            cells["__classdict__"] = CellType({n: found[n] for n in annotate.__code__.co_names if n in found})
+        except ValueError:  # The class is still being made.
+            pass
+    if needs is not None:
+        needs.structure(cells.values())
+    sent = FunctionType(
+        annotate.__code__,
+        annotate.__globals__,
+        annotate.__name__,
+        annotate.__defaults__,
+        tuple(cells.values()),
+    )
+    sent.__qualname__, sent.__module__ = annotate.__qualname__, annotate.__module__
+    return {"__annotate__": sent}
+
+
+def reduce_reference(reference: Any) -> tuple[Any, ...]:
+    """Take a forward reference of an annotation apart (since CPython 3.14): it holds all globals, for whoever evaluates
+    it, which are those of its namespace there.
+    """
+    variables, names = reference.__globals__, reference.__extra_names__
+    key = None if variables is None else namespace_key(variables)
+    made = (
+        reference.__forward_arg__,
+        reference.__forward_module__,
+        reference.__forward_is_argument__,
+        reference.__forward_is_class__,
+    )
+    cells = reference.__cell__
+    if isinstance(cells, dict):  # The class's namespace is found by its owner.
+        cells = {name: cell for name, cell in cells.items() if name != "__classdict__"}
+    state = (key, names, reference.__owner__, cells)
+    return make_reference, made, state, None, None, set_reference
+
+
+def make_reference(text: str, module: str | None, is_argument: bool, is_class: bool) -> Any:
+    """Build a forward reference of which nothing is known but its text."""
+    from annotationlib import ForwardRef
+
+    return ForwardRef(text, module=module, is_argument=is_argument, is_class=is_class)
+
+
+def set_reference(reference: Any, state: tuple[Any, ...]) -> None:
+    """Tell a forward reference where to look names up."""
+    key, reference.__extra_names__, reference.__owner__, reference.__cell__ = state
+    if key is not None:
+        reference.__globals__ = namespace(key, {})
 
 
 def make_function(identity: str | None, code: CodeType, name: str, key: str, base: dict[str, Any]) -> Any:
@@ -314,6 +392,12 @@ def reduce_class(cls: type, needs: Needs | None, cloudpickle: Any) -> tuple[Any,
             body["__slots__"] = attributes.pop("__slots__")
         arguments = (identity, cls.__qualname__, kind, name, bases, body)
     registry = attributes.pop("_abc_impl", None)
+    attributes.pop("__annotate_func__", None)
+    annotate = cls.__dict__.get("__annotate_func__")
+    annotations = {}
+    if annotate is not None:
+        annotations = _unevaluated(annotate, cls, needs)
+        attributes.pop("__annotations_cache__", None)
     if needs is not None:
         needs.type(cls, attributes)
     if identity is not None:
@@ -326,6 +410,7 @@ def reduce_class(cls: type, needs: Needs | None, cloudpickle: Any) -> tuple[Any,
         "origin": os.getpid(),
         "attributes": attributes,
         "registry": registry,
+        "annotations": annotations,
         "bind": bind,
     }
     return make_class, arguments, state, None, None, set_class
@@ -373,6 +458,8 @@ def set_class(cls: Any, state: dict[str, Any]) -> None:
         follow(identity, origin, attributes, cls, fresh=not settled)
     if not settled and line is not None:
         cls.__firstlineno__ = line  # Deleted by assigning __module__.
+    for name, value in state["annotations"].items() if not settled else ():
+        setattr(cls, name, value)
     for subclass in state["registry"] or ():
         cls.register(subclass)
     if state["bind"]:

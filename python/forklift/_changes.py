@@ -336,7 +336,11 @@ def _reduce(obj: Any) -> Any:
 
 
 # Each pickle of one sets a duplicate of its descriptor aside; and a TypeVar is pickled by a name that is not found.
-_HANDED_OVER = {("multiprocessing.connection", "Connection"), ("socket", "socket")}
+_HANDED_OVER = {
+    ("multiprocessing.connection", "Connection"),
+    ("socket", "socket"),
+    ("annotationlib", "ForwardRef"),
+}
 
 _numbers: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
 

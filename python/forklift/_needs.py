@@ -14,7 +14,7 @@ from forklift._changes import Digest, digest, frozen, is_special
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from typing import Any, NoReturn
 
 # A form with a larger value in it is not kept: it would ride in every chunk.
@@ -36,7 +36,7 @@ class Needs:
     before anything large has been copied.
     """
 
-    __slots__ = ("bound", "cells", "functions", "held", "mappings", "refused", "registered", "sizes")
+    __slots__ = ("bound", "cells", "fixed", "functions", "held", "mappings", "refused", "registered", "sizes")
 
     def __init__(self) -> None:
         self.refused = False
@@ -52,6 +52,8 @@ class Needs:
         self.bound: list[tuple[Any, str, Callable[[], Any], Digest]] = []
         #: The same, of values that are no mapping's: defaults, and contents of cells.
         self.held: list[tuple[Any, Digest]] = []
+        #: Cells that hold structure.
+        self.fixed: list[CellType] = []
         #: How many classes had been registered with abstract ones, if there is one of these here.
         self.registered: int | None = None
 
@@ -101,8 +103,14 @@ class Needs:
         if "_abc_impl" in cls.__dict__:
             self.registered = _registered()
 
+    def structure(self, cells: Iterable[CellType]) -> None:
+        """These cells are of what evaluates annotations. Nobody changes what is in them."""
+        self.fixed.extend(cells)
+
     def cell(self, cell: CellType, content: Any) -> None:
         """A cell of a method goes in: the class for `super()`, or what made the method put there."""
+        if any(cell is fixed for fixed in self.fixed):
+            return
         self._held(content)
         self.cells.append((cell, content))
 

@@ -221,6 +221,8 @@ def _reduce_part(obj: Any, needs: Needs | None) -> Any:
         return import_module, (obj.__name__,)
     if kind is CachedFunction and is_dynamic(obj):
         return _byvalue.reduce_cached(obj, needs)
+    if kind.__name__ == "ForwardRef" and kind.__module__ == "annotationlib":
+        return _byvalue.reduce_reference(obj)
     if kind.__module__ == "dataclasses" and kind.__name__ == "_MISSING_TYPE":
         return "MISSING"  # Compared by identity there.
     return NotImplemented

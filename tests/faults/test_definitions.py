@@ -139,6 +139,7 @@ def test_a_global_that_was_deleted_is_missing_in_all_workers(scripts):
             return "missing"
     with forklift.Pool(2) as pool:
         assert pool.map(read, range(6), chunksize=1) == [([1], [1])] * 6
+        assert pool.map(missing, range(6), chunksize=1) == [[1]] * 6
         del value
         assert pool.map(missing, range(6), chunksize=1) == ["missing"] * 6
         value = 3
