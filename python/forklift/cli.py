@@ -38,9 +38,8 @@ def _fit_for_a_terminal() -> Iterator[None]:
     try:
         yield
     except click.ClickException as error:
-        vars(error)["message"] = plain(
-            error.message, lines=True
-        )  # Of any kind, which shows it in its own way.
+        # The kinds of errors show their message in ways of their own.
+        vars(error)["message"] = plain(error.message, lines=True)
         raise
 
 
@@ -277,7 +276,7 @@ def bench(
     if findings.cases:
         _say(summary(findings))
     if page is not None:
-        Path(page).write_text(render(findings), encoding="utf-8")
+        Path(page).write_text(plain(render(findings), lines=True), encoding="utf-8")
         _say(f"\nThe page: {page}")
     words, grave = complaints(findings)
     for line in words:
