@@ -22,10 +22,6 @@ export PIP_QUIET := 1
 # What make says of its jobs is not for others: cargo would complain that it was not asked.
 CARGO := env -u MAKEFLAGS -u MFLAGS cargo
 
-# Of thousands of tests that start and kill processes four at a time, on two cores, one may run out of patience. What fails
-# twice in a row has failed; what was run again is shown as such.
-AGAIN := --reruns 1
-
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help build demo test test-rust test-python test-clusters bench faults chaos fuzz soak docs wheel
@@ -56,11 +52,11 @@ test-rust: $(VENV)/.made ## the crates' tests
 	fi
 
 test-python: $(VENV)/.built $(VENV)/.needs-test $(VENV)/.compiled ## the package's tests; ARGS='-k word' for some of them
-	$(BIN)/python -m pytest $(AGAIN) --ignore tests/clusters $(ARGS)
+	$(BIN)/python -m pytest --ignore tests/clusters $(ARGS)
 
 # By themselves: Ray and Dask change how their process pickles exceptions, and want the machine's memory and cores.
 test-clusters: $(VENV)/.built $(VENV)/.needs-test $(VENV)/.compiled ## the package's tests on real clusters of Ray and Dask, on loopback
-	$(BIN)/python -m pytest $(AGAIN) tests/clusters $(ARGS)
+	$(BIN)/python -m pytest tests/clusters $(ARGS)
 
 bench: $(VENV)/.built $(VENV)/.needs-bench ## forklift and its rivals; writes the tables of README and docs; ARGS=--quick for a look
 	$(BIN)/python -m benchmarks.run $(ARGS)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import psutil
 
-SWEEP_SECONDS = 5.0
+SWEEP_SECONDS = 60.0
 
 #: Every process that is started (by exec) during a session carries this variable, so that orphans are found too.
 MARK = "FORKLIFT_TESTS_SESSION"

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     T = TypeVar("T")
 
 POLL_SECONDS = 0.01
-LIMIT_SECONDS = 20.0
+#: A hang guard, not a promise: nobody waits so long but for what never comes.
+LIMIT_SECONDS = 120.0
 
 
 def until(condition: Callable[[], T], what: str, seconds: float = LIMIT_SECONDS) -> T:

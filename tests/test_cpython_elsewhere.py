@@ -25,7 +25,7 @@ NEEDS = ("click", "cloudpickle", "psutil", "pytest", "pytest-timeout", "pytest-x
 def others() -> list[str]:
     """The interpreters that have the tests, the newest last."""
     found = [python for python in interpreters() if python != sys.executable]
-    return [python for python in found if not subprocess.run([python, "-c", PRESENT], timeout=30).returncode]
+    return [python for python in found if not subprocess.run([python, "-c", PRESENT], timeout=120).returncode]
 
 
 @pytest.mark.timeout(900)
@@ -42,7 +42,7 @@ def test_executor_suites_pass_elsewhere(tmp_path):
     (packages / "here.pth").write_text(f"{ROOT / 'python'}\n")
     # Hundreds of interpreters are started, and each would compile the package for itself.
     subprocess.run(
-        [python, "-m", "compileall", "-q", ROOT / "python", ROOT / "tests"], check=True, timeout=60
+        [python, "-m", "compileall", "-q", ROOT / "python", ROOT / "tests"], check=True, timeout=120
     )
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "PYTHON"))}
     done = subprocess.run(

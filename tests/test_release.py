@@ -41,7 +41,9 @@ def interpreters() -> list[str]:
 
 def has_venv(python: Path) -> bool:
     """Whether an interpreter runs and can make environments; those of distributions often cannot."""
-    return subprocess.run([python, "-c", "import ensurepip"], capture_output=True, timeout=30).returncode == 0
+    return (
+        subprocess.run([python, "-c", "import ensurepip"], capture_output=True, timeout=120).returncode == 0
+    )
 
 
 def plain_environment() -> dict[str, str]:
@@ -94,7 +96,7 @@ def test_the_wheel_works_in_clean_environments_without_rust(tmp_path):
             cwd=tmp_path,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=120,
         )
         assert (done.stderr, done.stdout.split()[:1]) == ("", ["RemoteTraceback"]), python
         shutil.rmtree(place)
@@ -111,7 +113,7 @@ def test_the_sources_hold_what_building_needs(tmp_path):
 
 
 def run(code: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
 
 
 def test_a_debug_build_says_so_at_import():

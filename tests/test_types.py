@@ -30,7 +30,7 @@ def test_every_name_of_the_stub_is_explained() -> None:
 
 
 @pytest.mark.parametrize("checker", [("mypy", "--strict"), ("pyright",)], ids=lambda checker: checker[0])
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(400)
 def test_mistakes_are_found_and_nothing_else(checker: tuple[str, ...]) -> None:
     done = subprocess.run(
         [sys.executable, "-m", *checker, TYPED],

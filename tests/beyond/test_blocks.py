@@ -423,7 +423,7 @@ def test_failures_stand_in_their_blocks_places(pool):
 
 
 def test_a_block_that_takes_too_long(pool):
-    error = failure(pool, lambda part: time.sleep(100), [1, 2, 3], block=1, task_timeout=0.2)
+    error = failure(pool, lambda part: time.sleep(1000), [1, 2, 3], block=1, task_timeout=0.2)
     assert isinstance(error, forklift.TaskTimeout)
 
 

@@ -71,14 +71,14 @@ def test_items_and_functions_that_cannot_be_pickled(pool):
 
         expected = ["lock", "generator", "socket", "function"]
         assert pool.map(locked, items) == expected
-        assert pool.map_async(locked, items).get(20) == expected
+        assert pool.map_async(locked, items).get(120) == expected
         assert list(pool.imap(locked, items)) == expected
         assert sorted(pool.imap_unordered(locked, items)) == sorted(expected)
         pairs = [(item, number) for number, item in enumerate(items)]
         assert pool.starmap(lambda item, number: (locked(item), number), pairs) == list(
             zip(expected, range(4), strict=True)
         )
-        assert pool.starmap_async(lambda item, number: number, pairs).get(20) == [0, 1, 2, 3]
+        assert pool.starmap_async(lambda item, number: number, pairs).get(120) == [0, 1, 2, 3]
     counters = pool._counters()
     assert (counters["births"], counters["bytes_copied_in"]) == (0, 0)
 
@@ -97,7 +97,7 @@ def test_results_are_those_of_a_loop(pool, items, chunksize):
 
 def test_an_iterator_is_made_a_list_for_map_and_refused_for_imap(pool):
     assert pool.map(str, iter(range(5))) == list("01234")
-    assert pool.map_async(str, (x for x in range(5))).get(20) == list("01234")
+    assert pool.map_async(str, (x for x in range(5))).get(120) == list("01234")
     with pytest.raises(TypeError, match="give imap a list, not range_iterator"):
         pool.imap(str, iter(range(5)))
     assert list(pool.imap(str, iter(range(5)), inherit=False)) == list("01234")
@@ -255,7 +255,7 @@ def slow_forks(monkeypatch):
 
 def test_a_worker_that_would_come_too_late_is_not_forked(pool, slow_forks):
     assert pool.map(lambda item: item[0], items_of(1000)) == list(range(1000))
-    assert pool.map_async(lambda item: item[0], items_of(1000)).get(20) == list(range(1000))
+    assert pool.map_async(lambda item: item[0], items_of(1000)).get(120) == list(range(1000))
     until(lambda: not pool._crews, "the end of the workers")
     assert len(slow_forks) == 2
 
@@ -275,11 +275,11 @@ def test_workers_that_are_needed_are_forked_however_long_it_takes(slow_forks, tm
 
 def test_an_end_while_forks_wait_for_their_turn(slow_forks):
     pool = forklift.Pool(4, inherit=True)
-    result = pool.map_async(time.sleep, [60] * 8)
+    result = pool.map_async(time.sleep, [1000] * 8)
     until(lambda: slow_forks, "the first fork")
     pool.terminate()
     with pytest.raises(forklift.ForkliftError, match="terminated"):
-        result.get(20)
+        result.get(120)
     pool.join()
     assert len(slow_forks) < 4 and not _inherit._held
 
@@ -307,7 +307,7 @@ def test_an_iterator_that_is_dropped_ends_its_workers(pool, tmp_path):
     def report(item):
         (tmp_path / str(os.getpid())).touch()
         if item[0] > 3:
-            time.sleep(60)
+            time.sleep(1000)
         return item[0]
 
     iterator = pool.imap(report, items_of(1000), 1)
@@ -322,13 +322,13 @@ def test_an_iterator_that_is_dropped_ends_its_workers(pool, tmp_path):
 def test_a_cancelled_call_says_so_and_ends_its_workers(pool, tmp_path):
     def report(_):
         (tmp_path / str(os.getpid())).touch()
-        time.sleep(60)
+        time.sleep(1000)
 
     result = pool.map_async(report, items_of(4), 1)
     until(lambda: len(list(tmp_path.iterdir())) == 2, "both workers are at it")
     assert result.cancel() is True
     with pytest.raises(forklift.CancelledError):
-        result.get(30)
+        result.get(120)
     until(lambda: not pool._crews, "the end of the workers")
     assert not any(os.path.exists(f"/proc/{path.name}") for path in tmp_path.iterdir())
     assert pool.map(kind, [1]) == ["int"]
@@ -336,11 +336,11 @@ def test_a_cancelled_call_says_so_and_ends_its_workers(pool, tmp_path):
 
 def test_terminate_ends_the_workers_of_calls():
     pool = forklift.Pool(2, inherit=True)
-    result = pool.map_async(time.sleep, [60] * 4)
+    result = pool.map_async(time.sleep, [1000] * 4)
     until(lambda: pool._crews, "a crew")
     pool.terminate()
     with pytest.raises(forklift.ForkliftError, match="terminated"):
-        result.get(20)
+        result.get(120)
     pool.join()
     assert not _inherit._held
 
@@ -374,7 +374,7 @@ def test_threads_that_map_at_once(pool):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(50)
+        thread.join(120)
     assert found == {number: [x * number for x in range(50)] for number in range(4)}
 
 
@@ -561,7 +561,7 @@ def test_ctrl_c_ends_an_inherited_map(scripts):
     script = scripts.start("""
     import forklift
     pool = forklift.Pool(2)
-    pool.map(mark_and_sleep, [60] * 10, inherit=True)
+    pool.map(mark_and_sleep, [1000] * 10, inherit=True)
     """)
     script.begun(2)
     script.interrupt(group=True)
@@ -573,7 +573,7 @@ def test_the_end_of_the_interpreter_ends_the_workers(scripts):
     script = scripts.start("""
     import forklift
     pool = forklift.Pool(2)
-    result = pool.map_async(mark_and_sleep, [60] * 10, inherit=True)
+    result = pool.map_async(mark_and_sleep, [1000] * 10, inherit=True)
     while len(os.listdir(MARKS)) < 2:
         time.sleep(0.01)
     """)

@@ -100,5 +100,5 @@ def test_pressure_in_the_middle_of_a_call_narrows_it(machine):
         assert pool.map(abs, items()) == list(range(200))
         assert admitted(pool)[0] < 100
         machine.show()
-        until(lambda: pool.map(abs, [1]) and admitted(pool)[0] == 100, "everything is admitted again", 40)
+        until(lambda: pool.map(abs, [1]) and admitted(pool)[0] == 100, "everything is admitted again", 120)
     pool.join()

@@ -97,7 +97,7 @@ def test_starmap_and_the_pools_own(heard):
 
 
 def test_map_async_tells_from_its_thread(pool, heard):
-    assert pool.map_async(abs, range(20), 5, progress=heard).get(30) == list(range(20))
+    assert pool.map_async(abs, range(20), 5, progress=heard).get(120) == list(range(20))
     heard.check(20, 20)
 
 
@@ -159,7 +159,7 @@ def test_an_exception_of_the_users_function_ends_the_call(pool):
     with pytest.raises(LookupError, match="enough"):
         pool.map(abs, range(100), 1, progress=lambda done, total: refuse(1, total))
     with pytest.raises(LookupError, match="enough"):
-        pool.map_async(abs, range(100), 1, progress=refuse).get(30)
+        pool.map_async(abs, range(100), 1, progress=refuse).get(120)
     assert pool.map(abs, [-1]) == [1]
 
 

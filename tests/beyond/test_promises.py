@@ -16,7 +16,7 @@ from tests.patience import settled, until, wait_for_file
 
 from . import work
 
-HANG = 40
+HANG = 120
 
 
 @pytest.fixture
@@ -186,9 +186,9 @@ def test_callback_that_raises(scripts):
         raise RuntimeError("in the callback")
     with forklift.Pool(2) as pool:
         result = pool.apply_async(abs, (-1,), callback=callback)
-        assert result.get(20) == 1
+        assert result.get(120) == 1
         result = pool.map_async(abs, [-1, -2], callback=callback)
-        assert result.get(20) == [1, 2]
+        assert result.get(120) == [1, 2]
         assert pool.map(abs, [-3]) == [3]
     print("end")
     """

@@ -179,7 +179,7 @@ def test_workers_that_held_too_much_are_told_by_what_became_of_them():
 
 def hold_until_stopped(bytes_):
     hold(bytes_)
-    time.sleep(60)
+    time.sleep(1000)
 
 
 def test_results_that_went_to_a_disk_are_counted(tmp_path):
@@ -271,8 +271,11 @@ def test_text_fits_a_terminal(pool):
     text = str(pool.report())
     assert max(map(len, text.splitlines())) <= 80
     assert "map(double): 4 items, 2 workers" in text
-    for word in ("speed-up", "copy items", "compute", "handed over", "4.19 MB", "Chunks    4"):
+    for word in ("speed-up", "handed over", "4.19 MB", "Chunks    4"):
         assert word in text
+    # What takes next to nothing of a call is left out, and on a busy machine that may be anything.
+    words = str(figures())
+    assert "copy items" in words and "compute" in words
     assert "map(double), 4 items" in repr(pool.report())
 
 

@@ -53,7 +53,7 @@ def test_a_worker_is_busy_while_it_works(pool, tmp_path):
     wait_for_file(begun)
     assert sorted(states(pool)) == ["busy", "idle"]
     Path(go).touch()
-    busy = result.get(30)
+    busy = result.get(120)
     until(lambda: states(pool) == ["idle", "idle"], "both idle")
     assert busy in {worker.pid for worker in pool.workers()}
 
@@ -77,7 +77,7 @@ def test_shrinking_lets_busy_workers_finish(pool, tmp_path):
     pool.resize(1)
     assert len(pool.workers()) == 2
     Path(files[2]).touch()
-    assert len({call.get(30) for call in calls}) == 2
+    assert len({call.get(120) for call in calls}) == 2
     until(lambda: states(pool) == ["idle"], "one worker")
 
 

@@ -17,7 +17,7 @@ BACKENDS = ("ray", "dask")
 
 #: All tests of a kind of cluster run in one process, which starts it once; but see below.
 EACH = [
-    pytest.param(kind, marks=[pytest.mark.xdist_group(kind), pytest.mark.timeout(120)]) for kind in BACKENDS
+    pytest.param(kind, marks=[pytest.mark.xdist_group(kind), pytest.mark.timeout(310)]) for kind in BACKENDS
 ]
 
 #: Cores that each node says it has: tests open several pools at a time.

@@ -15,7 +15,7 @@ def command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         env=os.environ | {"COLUMNS": "100"},
         capture_output=True,
         text=True,
-        timeout=55,
+        timeout=120,
         check=False,
     )
 

@@ -23,7 +23,7 @@ def run(
         env=os.environ | {"COLUMNS": str(columns)} | environment,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         preexec_fn=before,
         check=False,
     )

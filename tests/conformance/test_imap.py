@@ -11,7 +11,7 @@ import pytest
 
 from . import work
 
-HANG = 40
+HANG = 120
 
 METHODS = pytest.mark.parametrize("method", ["imap", "imap_unordered"])
 CHUNKS = pytest.mark.parametrize(

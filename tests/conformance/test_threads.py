@@ -14,7 +14,7 @@ def in_threads(count: int, task: Callable[[int], None]) -> None:
     """Run `task(0) ... task(count - 1)` each in a thread of its own; raise the first failure."""
     with ThreadPoolExecutor(count) as executor:
         for future in [executor.submit(task, n) for n in range(count)]:
-            future.result(50)
+            future.result(120)
 
 
 def test_one_pool_from_many_threads(pool):
@@ -44,7 +44,7 @@ def test_several_pools_at_once(Pool):
     pools = [Pool(2) for _ in range(4)]
     results = [pool.map_async(work.square, range(100 + n)) for n, pool in enumerate(pools)]
     for n, result in enumerate(results):
-        assert result.get(40) == [i * i for i in range(100 + n)]
+        assert result.get(120) == [i * i for i in range(100 + n)]
     assert len({pool.apply(os.getpid) for pool in pools}) == 4
     pools[0].terminate()
     assert pools[1].map(work.square, [3]) == [9]
@@ -88,7 +88,7 @@ def test_made_here_used_and_ended_there(Pool):
 
     thread = threading.Thread(target=task)
     thread.start()
-    thread.join(50)
+    thread.join(120)
     assert not thread.is_alive() and failures == []
 
 
@@ -110,6 +110,6 @@ def test_terminated_from_another_thread(Pool, tmp_path):
     assert next(it) == 0
     thread = threading.Thread(target=pool.terminate)
     thread.start()
-    thread.join(50)
+    thread.join(120)
     assert not thread.is_alive()
     pool.join()

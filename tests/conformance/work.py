@@ -54,7 +54,7 @@ def nap(job: tuple[int, float]) -> int:
 
 def wait_for(path: str) -> str:
     """Return once the test has made `path`."""
-    wait_for_file(path, 40)
+    wait_for_file(path, 120)
     return path
 
 
@@ -85,7 +85,7 @@ def touch_or_fail(job: tuple[str, int]) -> int:
 def meet(directory: str) -> int:
     """Return when two processes are in here at once, which proves two workers."""
     leave(f"{directory}/{os.getpid()}")
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while len(os.listdir(directory)) < 2:
         if time.monotonic() > deadline:
             raise RuntimeError("nobody came")

@@ -43,7 +43,7 @@ def test_cancelling_what_waits(executor, gate, tmp_path):
     woken = threading.Thread(target=concurrent.futures.wait, args=(waiting[3:],))
     woken.start()
     executor.shutdown(wait=False, cancel_futures=True)
-    woken.join(30)
+    woken.join(120)
     assert not woken.is_alive()
     assert [f.cancelled() for f in waiting] == [False] * 3 + [True] * 17
     gate.touch()
@@ -70,7 +70,7 @@ def test_forgotten_executor_does_what_it_was_given(tmp_path):
     executor.map(work.touch, [(str(tmp_path), index) for index in range(30)])
     del executor
     gc.collect()
-    assert [f.result(30) for f in futures] == [x * x for x in range(30)]
+    assert [f.result(120) for f in futures] == [x * x for x in range(30)]
     until(lambda: len(list(tmp_path.iterdir())) == 30, "the map is done")
 
 
@@ -82,7 +82,7 @@ def test_shutdown_from_a_callback(executor):
         ended.set()
 
     executor.submit(abs, 1).add_done_callback(end)
-    assert ended.wait(30)
+    assert ended.wait(120)
 
 
 def test_fork_of_the_process(executor):

@@ -47,7 +47,7 @@ def test_stop_iteration_of_the_function_is_not_the_end(either):
 
 
 def test_map_in_time_and_not(either, gate):
-    assert list(either.map(work.square, [2], timeout=60)) == [4]
+    assert list(either.map(work.square, [2], timeout=120)) == [4]
     late = either.map(work.wait_for, [str(gate)], timeout=0.1)
     with pytest.raises(TimeoutError):
         next(late)
@@ -108,7 +108,7 @@ def test_shutdown_does_not_wait_for_an_iterable_that_gives_nothing(executor, tak
 
     def items():
         yield from range(3)
-        stop.wait(60)
+        stop.wait(120)
 
     try:
         results = executor.map(work.square, items(), buffersize=8)

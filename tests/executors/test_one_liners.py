@@ -91,7 +91,7 @@ def test_workers_do_not_leave_while_somebody_calls(monkeypatch, tmp_path):
     time_over.wait(0.3)
     assert [k.users for k in kept()] == [1]
     go.touch()
-    call.join(30)
+    call.join(120)
     assert results == [str(go)] and first
 
 

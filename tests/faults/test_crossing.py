@@ -26,7 +26,7 @@ from .misfits import (
     same,
 )
 
-HANG = 40
+HANG = 120
 TEXT_MAX = 10_000  # characters
 
 

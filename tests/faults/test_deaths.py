@@ -14,7 +14,7 @@ from tests.patience import until, wait_for_file
 
 from . import work
 
-HANG = 40
+HANG = 120
 
 #: How a worker ends, what multiprocessing calls that exit code, and the word that must be in the text.
 WAYS = {

@@ -11,7 +11,7 @@ import pytest
 
 from tests.script import Scripts
 
-pytestmark = pytest.mark.timeout(55)
+pytestmark = pytest.mark.timeout(300)
 
 BODY = """
 import numpy, resource, forklift

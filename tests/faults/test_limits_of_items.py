@@ -24,6 +24,9 @@ from .delays import (
     slow_result,
 )
 
+#: Seconds that the items in question exceed by far, and the others never: not on a machine that is busy either.
+LIMIT = 1.5
+
 
 @pytest.fixture
 def pool():
@@ -36,20 +39,20 @@ def pool():
 @pytest.mark.parametrize("chunksize", [None, 1, 5])
 def test_an_item_that_takes_too_long_is_stopped_and_named(pool, how, chunksize):
     items = [(index, 7, how) for index in range(12)]
-    results = pool.map(sleep_at, items, chunksize, task_timeout=0.3, on_error="return")
+    results = pool.map(sleep_at, items, chunksize, task_timeout=LIMIT, on_error="return")
     failure = results.pop(7)
     assert results == [index * 2 for index in range(12) if index != 7]
-    assert type(failure) is forklift.TaskTimeout and (failure.index, failure.seconds) == (7, 0.3)
+    assert type(failure) is forklift.TaskTimeout and (failure.index, failure.seconds) == (7, LIMIT)
     assert isinstance(failure, TimeoutError) and isinstance(failure, multiprocessing.TimeoutError)
     assert pool.map(abs, [-1, -2]) == [1, 2]
 
 
 def test_the_limit_of_a_pool_holds_for_all_its_calls():
-    with forklift.Pool(2, task_timeout=0.3, on_error="return") as pool:
+    with forklift.Pool(2, task_timeout=LIMIT, on_error="return") as pool:
         items = [(index, 3, "sleep") for index in range(5)]
         assert type(pool.map(sleep_at, items)[3]) is forklift.TaskTimeout
         assert type(list(pool.imap(sleep_at, items))[3]) is forklift.TaskTimeout
-        assert type(pool.starmap_async(time.sleep, [(FOREVER,)]).get(60)[0]) is forklift.TaskTimeout
+        assert type(pool.starmap_async(time.sleep, [(FOREVER,)]).get(120)[0]) is forklift.TaskTimeout
         with pytest.raises(forklift.TaskTimeout):
             pool.apply(time.sleep, (FOREVER,))
         assert pool.map(sleep_at, items[:3], task_timeout=30) == [0, 2, 4]
@@ -57,17 +60,17 @@ def test_the_limit_of_a_pool_holds_for_all_its_calls():
 
 
 def test_an_item_within_its_limit_is_left_alone_however_long_the_chunk_takes(pool):
-    assert pool.map(time.sleep, [0.1] * 12, 6, task_timeout=0.5) == [None] * 12
+    assert pool.map(time.sleep, [0.5] * 12, 6, task_timeout=2.5) == [None] * 12
     assert pool._counters()["births"] == 2
 
 
 @pytest.mark.parametrize("chunksize", [1, 4])
 def test_decoding_and_encoding_count(pool, chunksize):
     items = [SlowToDecode(index, 2) for index in range(8)]
-    results = pool.map(index_of, items, chunksize, task_timeout=0.4, on_error="return")
+    results = pool.map(index_of, items, chunksize, task_timeout=LIMIT, on_error="return")
     assert type(results[2]) is forklift.TaskTimeout and results[2].index == 2
     assert results[:2] + results[3:] == [0, 1, 3, 4, 5, 6, 7]
-    results = pool.map(slow_result, range(8), chunksize, task_timeout=0.4, on_error="return")
+    results = pool.map(slow_result, range(8), chunksize, task_timeout=LIMIT, on_error="return")
     assert type(results[2]) is forklift.TaskTimeout and results[2].index == 2
     assert results[:2] + results[3:] == [0, 1, 3, 4, 5, 6, 7]
 
@@ -113,7 +116,7 @@ def test_a_cancelled_call_gives_its_workers_back(pool, tmp_path):
         until(lambda: any(tmp_path.iterdir()), "the function has begun")
         assert result.cancel() is True
         with pytest.raises(forklift.CancelledError) as caught:
-            result.get(30)
+            result.get(120)
         assert isinstance(caught.value, concurrent.futures.CancelledError)
         assert isinstance(caught.value, forklift.ForkliftError)
         assert result.ready() and not result.successful() and result.cancel() is False
@@ -124,7 +127,7 @@ def test_a_cancelled_call_gives_its_workers_back(pool, tmp_path):
 
 def test_cancelling_what_is_done_does_nothing(pool):
     result = pool.apply_async(abs, (-3,))
-    result.wait(30)
+    result.wait(120)
     assert result.cancel() is False
     assert result.get() == 3
 
@@ -134,7 +137,7 @@ def test_cancelling_one_call_leaves_others_alone(pool, tmp_path):
     other = pool.map_async(abs, range(-100, 0), 1)
     until(lambda: any(tmp_path.iterdir()), "the function has begun")
     doomed.cancel()
-    assert other.get(30) == list(range(100, 0, -1))
+    assert other.get(120) == list(range(100, 0, -1))
 
 
 def test_error_callback_of_a_cancelled_call(pool, tmp_path):
@@ -144,7 +147,7 @@ def test_error_callback_of_a_cancelled_call(pool, tmp_path):
     )
     until(lambda: any(tmp_path.iterdir()), "the function has begun")
     result.cancel()
-    assert event.wait(30)
+    assert event.wait(120)
     assert type(told[0]) is forklift.CancelledError
 
 
@@ -177,7 +180,7 @@ def test_bad_limits_are_refused_by_name(pool, options, error, match):
 @pytest.mark.filterwarnings("ignore:inherit=True forks")
 def test_limits_hold_for_inherited_items(pool, tmp_path):
     items = [(index, 3, "sleep") for index in range(6)]
-    results = pool.map(sleep_at, items, 1, inherit=True, task_timeout=0.4, on_error="return")
+    results = pool.map(sleep_at, items, 1, inherit=True, task_timeout=LIMIT, on_error="return")
     assert type(results[3]) is forklift.TaskTimeout
     items = [(index, str(tmp_path), 1 if index == 2 else 0) for index in range(4)]
     assert pool.map(die_until, items, inherit=True, retries=1) == [0, 1, 2, 3]

@@ -108,17 +108,17 @@ def test_no_guard_is_needed(scripts, via, source, expected):
 
 PENDING = {
     "nothing pending": "",
-    "results pending": "r = pool.map_async(mark_and_sleep, [60] * 8)",
-    "work that runs": "r = pool.map_async(mark_and_sleep, [60] * 8, 1)\nwhile len(os.listdir(MARKS)) < 2: pass",
+    "results pending": "r = pool.map_async(mark_and_sleep, [1000] * 8)",
+    "work that runs": "r = pool.map_async(mark_and_sleep, [1000] * 8, 1)\nwhile len(os.listdir(MARKS)) < 2: pass",
     "imap half consumed": "it = pool.imap(abs, range(1000))\nnext(it)",
     "endless imap": "import itertools\nit = pool.imap(abs, itertools.count())\nnext(it)",
     "closed, not joined": "r = pool.map_async(abs, range(1000))\npool.close()",
     "in a cycle": "class A: pass\na = A()\na.pool, a.self, pool = pool, a, None",
     "global of a module": "import json\njson.pool = pool",
     "held by a thread": (
-        "import threading\nthreading.Thread(target=lambda p=pool: time.sleep(60), daemon=True).start()"
+        "import threading\nthreading.Thread(target=lambda p=pool: time.sleep(1000), daemon=True).start()"
     ),
-    "sys.exit": "r = pool.map_async(mark_and_sleep, [60] * 8)\nsys.exit(0)",
+    "sys.exit": "r = pool.map_async(mark_and_sleep, [1000] * 8)\nsys.exit(0)",
 }
 
 
@@ -142,7 +142,7 @@ def test_exit_by_an_exception(scripts):
     ended = scripts.run("""
     import forklift
     with forklift.Pool(2) as pool:
-        r = pool.map_async(mark_and_sleep, [60] * 8)
+        r = pool.map_async(mark_and_sleep, [1000] * 8)
         raise RuntimeError("the user's own")
     """)
     assert ended.returncode == 1
@@ -214,7 +214,7 @@ def test_fork_while_a_call_runs(scripts):
             sys.exit(0)
         assert os.waitpid(pid, 0)[1] == 0
         mark("go")
-        print(result.get(20))
+        print(result.get(120))
         pool.close()
         pool.join()
         """,

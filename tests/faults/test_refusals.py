@@ -12,7 +12,7 @@ from tests.patience import settled
 
 from . import work
 
-HANG = 40
+HANG = 120
 
 REFUSED = {
     "processes": ({"processes": 0}, ValueError, "Number of processes must be at least 1"),

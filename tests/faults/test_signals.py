@@ -9,17 +9,17 @@ import sys
 import pytest
 
 IN_A_CALL = {
-    "map": "pool.map(mark_and_sleep, [60] * 8, chunksize=1)",
-    "map unchunked": "pool.map(mark_and_sleep, [60] * 8)",
-    "starmap": "pool.starmap(mark_and_sleep, [(60,)] * 8)",
-    "apply": "pool.apply_async(mark_and_sleep, (60,)); pool.apply(mark_and_sleep, (60,))",
-    "get": "pool.map_async(mark_and_sleep, [60] * 8, chunksize=1).get()",
-    "get with a limit": "pool.map_async(mark_and_sleep, [60] * 8, chunksize=1).get(50)",
-    "wait": "pool.map_async(mark_and_sleep, [60] * 8, chunksize=1).wait()",
-    "imap": "list(pool.imap(mark_and_sleep, [60] * 8))",
-    "imap_unordered": "[x for x in pool.imap_unordered(mark_and_sleep, [60] * 8)]",
-    "next with a limit": "pool.imap(mark_and_sleep, [60] * 8, 1).next(50)",
-    "join": "pool.map_async(mark_and_sleep, [60] * 8, chunksize=1); pool.close(); pool.join()",
+    "map": "pool.map(mark_and_sleep, [1000] * 8, chunksize=1)",
+    "map unchunked": "pool.map(mark_and_sleep, [1000] * 8)",
+    "starmap": "pool.starmap(mark_and_sleep, [(1000,)] * 8)",
+    "apply": "pool.apply_async(mark_and_sleep, (1000,)); pool.apply(mark_and_sleep, (1000,))",
+    "get": "pool.map_async(mark_and_sleep, [1000] * 8, chunksize=1).get()",
+    "get with a limit": "pool.map_async(mark_and_sleep, [1000] * 8, chunksize=1).get(1000)",
+    "wait": "pool.map_async(mark_and_sleep, [1000] * 8, chunksize=1).wait()",
+    "imap": "list(pool.imap(mark_and_sleep, [1000] * 8))",
+    "imap_unordered": "[x for x in pool.imap_unordered(mark_and_sleep, [1000] * 8)]",
+    "next with a limit": "pool.imap(mark_and_sleep, [1000] * 8, 1).next(1000)",
+    "join": "pool.map_async(mark_and_sleep, [1000] * 8, chunksize=1); pool.close(); pool.join()",
 }
 EVERY_CALL = pytest.mark.parametrize("call", IN_A_CALL.values(), ids=IN_A_CALL)
 TO_WHOM = pytest.mark.parametrize("group", [True, False], ids=["to the group", "to the parent"])
@@ -53,7 +53,7 @@ def test_interrupt_without_with(scripts, group):
     script = scripts.start("""
     import forklift
     pool = forklift.Pool(2)
-    pool.map(mark_and_sleep, [60] * 8)
+    pool.map(mark_and_sleep, [1000] * 8)
     """)
     workers = script.begun(2)
     script.interrupt(group)
@@ -82,7 +82,7 @@ def test_pool_is_usable_at_once_after_an_interrupt(scripts, name, group):
     """)
     script.begun(2)
     script.interrupt(group)
-    assert script.run(20).check() == "end\n"
+    assert script.run(120).check() == "end\n"
 
 
 def test_pool_is_usable_at_once_after_an_interrupted_apply(scripts):
@@ -90,7 +90,7 @@ def test_pool_is_usable_at_once_after_an_interrupted_apply(scripts):
     import forklift
     pool = forklift.Pool(1)
     try:
-        pool.apply(mark_and_sleep, (60,))
+        pool.apply(mark_and_sleep, (1000,))
     except KeyboardInterrupt:
         pass
     assert pool.apply(abs, (-3,)) == 3
@@ -100,7 +100,7 @@ def test_pool_is_usable_at_once_after_an_interrupted_apply(scripts):
     """)
     script.begun(1)
     script.interrupt(group=True)
-    assert script.run(20).check() == "end\n"
+    assert script.run(120).check() == "end\n"
 
 
 @TO_WHOM
@@ -119,7 +119,7 @@ def test_interrupted_get_can_be_repeated(scripts, group):
     except KeyboardInterrupt:
         mark("caught")
         mark("go")
-    print(result.get(20))
+    print(result.get(120))
     pool.close()
     pool.join()
     """)
@@ -136,7 +136,7 @@ def test_interrupt_while_items_are_pulled(scripts):
         yield 1
         mark()
         mark("second")
-        time.sleep(30)
+        time.sleep(1000)
         yield 2
     with forklift.Pool(2) as pool:
         for _ in pool.imap(abs, items()):
@@ -188,7 +188,7 @@ def test_interrupt_while_a_huge_item_is_copied(scripts, call):
     pool.join()
     print("end")
     """)
-    assert script.run(60).check() == "True None\nend\n"
+    assert script.run(120).check() == "True None\nend\n"
 
 
 def test_interrupt_that_the_program_handles(scripts):
@@ -210,11 +210,11 @@ def test_interrupt_that_the_program_handles(scripts):
 
 
 SLEEPING = {
-    "asleep": "pool.map(mark_and_sleep, [60] * 8)",
-    "idle": "pool.map(mark_briefly, range(2), 1); time.sleep(60)",
-    "busy": "pool.map(mark_and_compute, [60] * 8)",
+    "asleep": "pool.map(mark_and_sleep, [1000] * 8)",
+    "idle": "pool.map(mark_briefly, range(2), 1); time.sleep(1000)",
+    "busy": "pool.map(mark_and_compute, [1000] * 8)",
     "holding large arguments": "pool.map(mark_and_hold, [bytes(3_000_000)] * 8, 1)",
-    "waited for by nobody": "r = pool.map_async(mark_and_sleep, [60] * 8); time.sleep(60)",
+    "waited for by nobody": "r = pool.map_async(mark_and_sleep, [1000] * 8); time.sleep(1000)",
 }
 SOURCE = """
 import forklift
@@ -229,7 +229,7 @@ def mark_and_compute(seconds):
         pass
 def mark_and_hold(data):
     mark()
-    time.sleep(60)
+    time.sleep(1000)
 pool = forklift.Pool(2)
 """
 
@@ -252,11 +252,11 @@ def test_nothing_survives_the_parent_in_other_contexts(scripts, context):
     import forklift
     if __name__ == "__main__":
         pool = forklift.Pool(2, context={context!r})
-        pool.map(mark_and_sleep, [60] * 8)
+        pool.map(mark_and_sleep, [1000] * 8)
     """)
     workers = script.begun(2)
     os.kill(script.process.pid, signal.SIGKILL)
-    script.process.wait(20)
+    script.process.wait(120)
     script.gone(workers)
 
 
@@ -267,7 +267,7 @@ def test_workers_ignore_what_the_parent_does_with_signals(scripts):
     import forklift
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     pool = forklift.Pool(2)
-    result = pool.map_async(mark_and_sleep, [60] * 4)
+    result = pool.map_async(mark_and_sleep, [1000] * 4)
     await_mark("go")
     pool.terminate()
     pool.join()
@@ -275,7 +275,7 @@ def test_workers_ignore_what_the_parent_does_with_signals(scripts):
     """)
     workers = script.begun(2)
     (script.marks / "go").touch()
-    assert script.run(20).check() == "end\n"
+    assert script.run(120).check() == "end\n"
     script.gone(workers)
 
 
@@ -289,7 +289,7 @@ def test_terminate_stops_workers_that_refuse(scripts):
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         return mark_and_sleep(seconds)
     pool = forklift.Pool(2)
-    result = pool.map_async(stubborn, [60] * 4)
+    result = pool.map_async(stubborn, [1000] * 4)
     await_mark("go")
     pool.terminate()
     pool.join()
@@ -297,7 +297,7 @@ def test_terminate_stops_workers_that_refuse(scripts):
     """)
     workers = script.begun(2)
     (script.marks / "go").touch()
-    assert script.run(30).check() == "end\n"
+    assert script.run(120).check() == "end\n"
     script.gone(workers)
 
 

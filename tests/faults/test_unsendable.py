@@ -14,7 +14,7 @@ import forklift
 
 from . import work
 
-HANG = 40
+HANG = 120
 TEXT_MAX = 10_000  # characters
 
 

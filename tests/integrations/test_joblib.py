@@ -94,7 +94,7 @@ def test_an_unordered_generator_does_not_wait_for_a_slow_task(backend, tmp_path)
 
 def test_a_generator_that_is_dropped_cancels_its_tasks_and_leaves_the_workers_usable(backend, tmp_path):
     found = Parallel(2, backend=backend, return_as="generator", batch_size=1)(
-        delayed(mark_and_sleep)(tmp_path, seconds) for seconds in (0, 60, 60, 60)
+        delayed(mark_and_sleep)(tmp_path, seconds) for seconds in (0, 1000, 1000, 1000)
     )
     next(found)
     until(lambda: list(tmp_path.iterdir()), "a task at work")
@@ -226,7 +226,7 @@ def test_an_exception_ends_the_call_and_names_the_task(backend):
 
 
 def test_an_exception_stops_tasks_that_run(backend, tmp_path):
-    tasks = [delayed(mark_and_sleep)(tmp_path, 60), delayed(fail_at)(1, 1)]
+    tasks = [delayed(mark_and_sleep)(tmp_path, 1000), delayed(fail_at)(1, 1)]
     with pytest.raises(ValueError, match="no 1"):
         Parallel(2, backend=backend, batch_size=1)(tasks)
     for pid in (int(entry.name) for entry in tmp_path.iterdir()):
@@ -235,7 +235,7 @@ def test_an_exception_stops_tasks_that_run(backend, tmp_path):
 
 def test_a_task_that_takes_longer_than_the_timeout_ends_the_call(backend, tmp_path):
     with pytest.raises(multiprocessing.TimeoutError):
-        Parallel(2, backend=backend, timeout=0.3)(delayed(mark_and_sleep)(tmp_path, 60) for _ in range(2))
+        Parallel(2, backend=backend, timeout=0.3)(delayed(mark_and_sleep)(tmp_path, 1000) for _ in range(2))
     assert Parallel(2, backend=backend)(delayed(square)(n) for n in range(3)) == [0, 1, 4]
 
 
@@ -269,7 +269,7 @@ def test_ctrl_c_is_answered_and_the_workers_can_be_used_again(scripts):
         forklift.register_joblib()
         with joblib.parallel_config("forklift", n_jobs=2):
             try:
-                joblib.Parallel()(joblib.delayed(mark_and_sleep)(60) for _ in range(4))
+                joblib.Parallel()(joblib.delayed(mark_and_sleep)(1000) for _ in range(4))
             except KeyboardInterrupt:
                 print("interrupted", joblib.Parallel()(joblib.delayed(abs)(n) for n in (-1, -2)))
         """

@@ -41,7 +41,7 @@ RESULTS = [
 def executed(cells: list[str]) -> nbformat.NotebookNode:
     """A notebook of these cells after a kernel has run them, with the state of its widgets."""
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
-    NotebookClient(notebook, timeout=50, kernel_name="python3", store_widget_state=True).execute()
+    NotebookClient(notebook, timeout=120, kernel_name="python3", store_widget_state=True).execute()
     return notebook
 
 
@@ -81,7 +81,7 @@ def test_lines_typed_into_ipython_are_mapped(tmp_path):
         input=TYPED,
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=120,
         env=os.environ | {"IPYTHONDIR": str(tmp_path)},
         check=False,
     )
@@ -94,7 +94,7 @@ def test_lines_typed_into_ipython_are_mapped(tmp_path):
 def test_the_example_runs():
     example = Path(__file__).parents[2] / "examples" / "large_arrays.ipynb"
     notebook = nbformat.read(example, as_version=4)
-    NotebookClient(notebook, timeout=50, kernel_name="python3").execute()
+    NotebookClient(notebook, timeout=120, kernel_name="python3").execute()
     shown = [
         output["data"]
         for cell in notebook.cells

@@ -27,7 +27,7 @@ def test_locks_and_queues_reach_workers_by_the_initializer():
     queue = multiprocessing.Queue()
     with forklift.Pool(2, work.keep, (multiprocessing.Lock(), queue)) as pool:
         pool.map(work.put_kept, range(6))
-        assert sorted(queue.get(timeout=20) for _ in range(6)) == list(range(6))
+        assert sorted(queue.get(timeout=120) for _ in range(6)) == list(range(6))
     queue.close()
     queue.join_thread()
 
@@ -132,7 +132,7 @@ def test_faulthandler_shows_where_a_worker_crashed(scripts, context):
         faulthandler.enable()
         def crash_here(number):
             os.kill(os.getpid(), signal.SIGSEGV)
-            time.sleep(30)
+            time.sleep(1000)
         with forklift.Pool(1, context={context!r}) as pool:
             try:
                 pool.apply(crash_here, (1,))

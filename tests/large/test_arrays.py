@@ -127,10 +127,10 @@ def test_every_method(module_pool, method):
     arrays = [np.full(150_000, float(i)) for i in range(12)]
     if method.startswith("apply"):
         results = [getattr(module_pool, method)(work.double, (array,)) for array in arrays]
-        results = [r.get(40) if method == "apply_async" else r for r in results]
+        results = [r.get(120) if method == "apply_async" else r for r in results]
     else:
         results = getattr(module_pool, method)(work.double, arrays)
-        results = list(results.get(40) if method == "map_async" else results)
+        results = list(results.get(120) if method == "map_async" else results)
     assert sorted(r[0] for r in results) == [2.0 * i for i in range(12)]
     assert all((r == r[0]).all() for r in results)
 

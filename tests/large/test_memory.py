@@ -119,7 +119,7 @@ def huge_memory():
 
 @pytest.mark.huge
 @pytest.mark.xdist_group("huge")
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(450)
 def test_a_large_transfer_takes_memory_once(huge_memory):
     """2 GiB in, and 2 GiB out: both sides look at the same memory, so it is taken once beyond the parent's own."""
     size = 2 * GIB
@@ -139,7 +139,7 @@ def test_a_large_transfer_takes_memory_once(huge_memory):
 
 @pytest.mark.huge
 @pytest.mark.xdist_group("huge")
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(450)
 def test_bytes_above_four_gib(huge_memory):
     data = bytes(4 * GIB + 3)
     with forklift.Pool(1, memory_limit="12GiB") as pool:
@@ -149,7 +149,7 @@ def test_bytes_above_four_gib(huge_memory):
 
 @pytest.mark.huge
 @pytest.mark.xdist_group("huge")
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(450)
 def test_more_than_four_gib_in_and_out(huge_memory):
     """Argument and result lie once each in memory that both sides look at: twice the array beside the parent's own."""
     available = psutil.virtual_memory().available

@@ -51,7 +51,7 @@ def test_an_idle_worker_gives_its_free_memory_back() -> None:
         pool.map(len, items, chunksize=60, inherit=False)
         process = psutil.Process(pool.workers()[0].pid)
         full = process.memory_info().rss
-        until(lambda: full - process.memory_info().rss >= 8_000_000, "free memory is given back", 40)
+        until(lambda: full - process.memory_info().rss >= 8_000_000, "free memory is given back", 120)
         assert pool.map(len, items, chunksize=60, inherit=False) == [12_000] * 60
 
 

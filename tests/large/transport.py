@@ -67,7 +67,7 @@ def kept_by_thread(i: int) -> np.ndarray:
 
     thread = threading.Thread(target=write)
     thread.start()
-    begun.wait(10)
+    begun.wait(120)
     return array
 
 

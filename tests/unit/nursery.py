@@ -20,7 +20,7 @@ from typing import Any
 import forklift
 from forklift import _zygote
 
-SECONDS_MAX = 20.0
+SECONDS_MAX = 120.0
 SOURCE = Path(_zygote.__file__).parent
 
 STAND_IN = """

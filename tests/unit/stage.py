@@ -15,7 +15,7 @@ from types import ModuleType, TracebackType
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-SECONDS_MAX = 30
+SECONDS_MAX = 120
 
 
 def run(folder: Path, script: str) -> str:

@@ -20,7 +20,7 @@ def test_a_thread_that_another_starts_meanwhile_is_waited_for() -> None:
             super().join(timeout)
 
         def run(self) -> None:
-            assert joined.wait(20)
+            assert joined.wait(120)
             relay = threading.Thread(target=lambda: (time.sleep(0.1), ended.set()))
             relay.start()
             threads.add(relay)

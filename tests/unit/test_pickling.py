@@ -365,6 +365,6 @@ def test_imports_stay_few(module: str) -> None:
         [sys.executable, "-S", "-c", f"import sys; sys.path.insert(0, {str(ROOT / 'python')!r}); " + code],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=120,
     )
     assert (done.stdout, done.stderr) == ("[]\n", "")

@@ -153,7 +153,7 @@ def test_the_end_of_a_zygote_is_the_end_of_its_children(home: Path, ending: str)
             nursery.socket.send(b"Q")
         else:
             nursery.socket.close()
-        assert nursery.process.wait(10) == 0
+        assert nursery.process.wait(120) == 0
         assert all(is_gone(child.pid) for child in children)
 
 
@@ -235,7 +235,7 @@ def test_an_interpreter_of_its_own(home: Path) -> None:
         assert len(child.ask("os.listdir('/proc/self/fd')")) <= 7
         assert child.ask("__import__('signal').set_wakeup_fd(-1)") == -1
         child.channel.close()
-        assert nursery.process.wait(10) == 0
+        assert nursery.process.wait(120) == 0
 
 
 def test_a_fork_of_the_parent(home: Path, tmp_path: Path) -> None:
@@ -269,7 +269,7 @@ def test_a_fork_of_the_parent(home: Path, tmp_path: Path) -> None:
         print("twice")
         """)
     )
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=30)
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout, done.stderr) == (0, "once\ntwice\n", "")
 
 
@@ -281,14 +281,14 @@ def test_the_interpreters_options_are_kept() -> None:
         start = [sys.executable, *options, *extra, "-c", f"import sys; sys.path.append('{ROOT}/python'); "]
         start[-1] += code
         printed = subprocess.run(
-            start, capture_output=True, text=True, env=environment, timeout=30, check=True
+            start, capture_output=True, text=True, env=environment, timeout=120, check=True
         )
         command: list[str] = eval(printed.stdout)
         ends = command.index("-c")
         shown = "import sys; print([*sys.flags], sys.warnoptions, sys._xoptions)"
         outputs = {
             subprocess.run(
-                [*line, "-c", shown], capture_output=True, text=True, env=environment, timeout=30
+                [*line, "-c", shown], capture_output=True, text=True, env=environment, timeout=120
             ).stdout
             for line in ([sys.executable, *options, *extra], command[:ends])
         }
