@@ -85,6 +85,8 @@ class Episode:
         except Exception as error:
             kind = "" if isinstance(error, Find) else f"{type(error).__name__}: "
             raise Find("\n".join([*self.story, f"{kind}{error}"])) from error
+        finally:
+            self.maker.globals.reset()
 
     def settings(self, executor: bool) -> dict[str, Any]:
         made: dict[str, Any] = {("max_workers" if executor else "processes"): self.dice.choice([1, 2, 2, 3])}

@@ -8,9 +8,9 @@ before, and so the oracle can do the same again in the same order.
 from __future__ import annotations
 
 import array
-import hashlib
 import random
 import time
+import zlib
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -102,7 +102,7 @@ def perform(keep: Keep | None, index: int, seed: int, nap: float, subject: Any) 
         keep.history += (index,)
     seen = shape(keep, subject)
     if len(seen) > SHAPE_MAX:
-        seen = hashlib.blake2b(seen.encode(), digest_size=8).hexdigest()
+        seen = zlib.crc32(seen.encode())
     if nap:
         time.sleep(nap)
     for _ in range(dice.randrange(4)):
@@ -135,8 +135,7 @@ def reading(*args: Any, **kwargs: Any) -> Any:
 
 def bare(item: Any) -> Any:
     """A function whose items are just what they are; what it does follows from how they look."""
-    seen = hashlib.blake2b(shape(item).encode(), digest_size=8).digest()
-    return perform(None, 0, int.from_bytes(seen, "little"), 0.0, item)
+    return perform(None, 0, zlib.crc32(shape(item).encode()) | 1, 0.0, item)
 
 
 def with_keep(keep: Keep, *args: Any, **kwargs: Any) -> Any:

@@ -13,7 +13,7 @@ import numpy as np
 __all__ = ["Graph", "Task", "large_array"]
 
 #: Bytes of arrays and of other bulk: within a message, out of band, in blocks of their own, beyond a MiB.
-SIZES = (0, 8, 400, 9_000, 20_000, 70_000, 70_000, 150_000, 1_100_000)
+SIZES = (0, 8, 400, 9_000, 20_000, 70_000, 70_000, 150_000, 70_000, 20_000, 9_000, 1_100_000)
 DTYPES = ("u1", "i8", "f8", "f4", "i2")
 
 
@@ -208,7 +208,7 @@ def a_list(graph: Graph, depth: int) -> Any:
 
 
 def numbers(graph: Graph, depth: int) -> Any:
-    count = graph.dice.choice([50, 300, 3_000, 12_000])
+    count = graph.dice.choice([50, 50, 300, 300, 2_500, 8_300])
     start = graph.dice.randrange(100)
     return [start + index * (0.5 if count % 200 else 1) for index in range(count)]
 

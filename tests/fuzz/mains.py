@@ -68,6 +68,13 @@ def main() -> dict[str, Any]:
 class Globals:
     """What a caller does to its globals between calls: change them in place, or bind them anew."""
 
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        names = main()
+        names["fuzz_table"], names["fuzz_scale"], names["FuzzMain"].level = {}, 1, []
+
     def change(self, dice: Any, value: Any) -> None:
         names = main()
         way = dice.randrange(6)

@@ -9,8 +9,8 @@ object an immutable value is cannot be told by a function that behaves, so it is
 from __future__ import annotations
 
 import array
-import hashlib
 import sys
+import zlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -104,8 +104,10 @@ def parts_of(value: Any) -> Iterator[tuple[str, Any]]:
         if value.dtype.hasobject:
             yield from (("", part) for part in value.ravel().tolist())
     elif isinstance(value, list):
-        if len(value) > TEXT_MAX and all(type(part) in (int, float) for part in value):
-            yield "numbers=", repr(list(value))
+        if len(value) > TEXT_MAX:
+            yield "numbers=", repr([part for part in value if type(part) in (int, float)])
+            others = ((index, part) for index, part in enumerate(value) if type(part) not in (int, float))
+            yield from ((f"{index}:", part) for index, part in others)
         else:
             yield from (("", part) for part in value)
     elif isinstance(value, dict):
@@ -166,4 +168,4 @@ def _extent(value: np.ndarray) -> tuple[int, int]:
 
 
 def _digest(data: bytes) -> str:
-    return data.hex() if len(data) <= 8 else f"{len(data)}:{hashlib.blake2b(data, digest_size=6).hexdigest()}"
+    return data.hex() if len(data) <= 8 else f"{len(data)}:{zlib.crc32(data):08x}"

@@ -9,7 +9,6 @@ import pytest
 from tests.soak.run import WARM_ROUNDS, rounds, verdict
 
 pytestmark = [
-    pytest.mark.timeout(180),
     pytest.mark.filterwarnings("ignore:This process .* is multi-threaded"),
 ]
 
