@@ -2,7 +2,7 @@
 
 import sys
 
-from forklift.errors import DecodeError, EncodeError, ForkliftError, MemoryLimitExceeded, WorkerDied
+from forklift.errors import DecodeError, EncodeError, ForkliftError, MemoryLimitExceeded, TaskExit, WorkerDied
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ __all__ = [
     "Pool",
     "Report",
     "Shared",
+    "TaskExit",
     "TaskTimeout",
     "Tuning",
     "Worker",

@@ -16,6 +16,7 @@ from forklift._pickling import PROTOCOL, ResultPickler, _Sink, cloud_pickler_cla
 from forklift.errors import (
     DecodeError,
     EncodeError,
+    TaskExit,
     bounded_repr,
     bounded_text,
     rebuild_encode_error,
@@ -35,6 +36,7 @@ __all__ = [
     "encode_error",
     "find_culprit",
     "pack_exception",
+    "pack_exit",
     "pack_result_failure",
     "unpack_exception",
     "words",
@@ -223,6 +225,16 @@ def pack_exception(exc: BaseException, limit: int = TRACEBACK_CHARS_MAX) -> Pack
     except BaseException:  # Reading calls the exception's constructor, and that may raise anything.
         data = None
     return data, _name(type(exc)), _arguments(exc), _traceback_text(exc, limit), _notes(exc)
+
+
+def pack_exit(exc: BaseException) -> Packed:
+    """Say that the function raised what ends a program, in the same form as `pack_exception`.
+
+    As itself it would end the program that asks for the result: one item of thousands.
+    """
+    code = getattr(exc, "code", None)
+    told = TaskExit(_name(type(exc)) + _arguments(exc), code if type(code) in (int, bool, str) else None)
+    return (*pack_exception(told)[:3], _traceback_text(exc, TRACEBACK_CHARS_MAX), _notes(exc))
 
 
 def pack_result_failure(result: object, exc: BaseException, limit: int = TRACEBACK_CHARS_MAX) -> Packed:

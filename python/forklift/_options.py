@@ -26,6 +26,9 @@ RETRIES_MAX = 1_000_000
 # 100 years: nobody means more, and the native code adds it to the time.
 TIMEOUT_SECONDS_MAX = 3.2e9
 
+# 30 years: no wait of the interpreter's takes more than twice as much.
+PATIENCE_SECONDS_MAX = 1e9
+
 # Containers whose items exist before they are asked for. Of anything else the items may be one object again and again,
 # with new contents each time.
 HELD = (list, tuple, range, dict, set, frozenset, str, bytes)
@@ -141,7 +144,7 @@ def size(name: str, value: int | str) -> int:
     if isinstance(value, str):
         match = _SIZE.fullmatch(value)
         if match:
-            found = float(match[1]) * _UNITS.get(match[2].lower().removesuffix("b"), 0)
+            found = min(float(match[1]), COUNT_MAX) * _UNITS.get(match[2].lower().removesuffix("b"), 0)
     elif isinstance(value, int) and not isinstance(value, bool):
         found = value
     if not found or found < 1:
@@ -149,6 +152,21 @@ def size(name: str, value: int | str) -> int:
             f'{name} must be a positive number of bytes or a text such as "2GB" or "512MiB", not {value!r}'
         )
     return min(int(found), COUNT_MAX)
+
+
+def patience(timeout: float | None) -> float | None:
+    """Check a time to wait. Less than nothing is nothing, and what is endless is what the system can wait."""
+    if timeout is None:
+        return None
+    if not (hasattr(timeout, "__float__") or hasattr(timeout, "__index__")):
+        raise TypeError(f"timeout must be a number of seconds or None, not {type(timeout).__name__}")
+    try:
+        seconds = float(timeout)
+    except OverflowError:  # Of an int that no float holds.
+        seconds = PATIENCE_SECONDS_MAX if timeout > 0 else 0.0
+    if seconds != seconds:
+        raise ValueError("timeout must be a number of seconds or None, not nan")
+    return min(max(seconds, 0.0), PATIENCE_SECONDS_MAX)
 
 
 def choice(name: str, value: str, choices: Sequence[str]) -> None:

@@ -34,9 +34,10 @@ class Failure:
 
 def caught(error: BaseException) -> Failure:
     """Pack what the user's function raised. Its traceback is let go of, and with it what the frames held."""
-    from forklift._failure import pack_exception
+    from forklift._failure import pack_exception, pack_exit
 
-    failure = Failure(pack_exception(error))
+    ends_programs = isinstance(error, (SystemExit, KeyboardInterrupt, GeneratorExit))
+    failure = Failure(pack_exit(error) if ends_programs else pack_exception(error))
     error.__traceback__ = None
     return failure
 

@@ -20,6 +20,7 @@ import _pickle
 import marshal
 import os
 import sys
+from _io import TextIOWrapper
 from types import CellType, CodeType, FunctionType, ModuleType
 
 from forklift import _bindings, _byvalue, _identities
@@ -271,6 +272,9 @@ def _make_cloud_pickler_class(upward: bool) -> Any:
                     return NotImplemented
                 reduce = lambda: _reduce_part(obj, self.needs)  # noqa: E731
             else:
+                if isinstance(obj, TextIOWrapper) and obj is not sys.stdout and obj is not sys.stderr:
+                    # cloudpickle would read the file, and send a copy in memory in its place.
+                    raise TypeError("cannot pickle '_io.TextIOWrapper' object")
                 reduced = array(obj)
                 return _reduce_part(obj, self.needs) if reduced is NotImplemented else reduced
             identity = _byvalue.upstream_identity(obj) if upward else None

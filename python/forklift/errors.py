@@ -31,6 +31,7 @@ __all__ = [
     "MemoryLimitExceeded",
     "RemoteTraceback",
     "ResultEncodeError",
+    "TaskExit",
     "TaskTimeout",
     "WorkerDied",
     "bounded_repr",
@@ -120,6 +121,23 @@ class WorkerDied(ForkliftError, RuntimeError):
         where = "" if index is None else f" while it worked on item {index}"
         who = "A worker" if pid is None else f"The worker with pid {pid}"
         super().__init__(f"{who} died{where}: {self.reason}.")
+
+
+class TaskExit(ForkliftError, RuntimeError):
+    """The function raised what ends a program: `SystemExit` (by `sys.exit()`), `KeyboardInterrupt` or `GeneratorExit`.
+
+    Its item has failed, and nothing else: the worker goes on, and so does whoever asks for the result. `exc` is what
+    was raised, as text; `code` what `sys.exit()` was given, if that is a number, a text or None.
+    """
+
+    _fields = ("exc", "code")
+
+    def __init__(self, exc: str, code: int | str | None = None) -> None:
+        self.exc = bounded_text(exc)
+        self.code = bounded_text(code) if isinstance(code, str) else code
+        super().__init__(
+            f"the function raised {self.exc}, which would end this program if it were raised here"
+        )
 
 
 class MemoryLimitExceeded(ForkliftError, MemoryError):

@@ -133,6 +133,7 @@ class Executor(StandardExecutor):
             The exception of an item, in its turn, after which the iterator is over; `RuntimeError` and
             `BrokenProcessPool` as `submit`; `EncodeError` if `fn` cannot be sent.
         """
+        timeout = _options.patience(timeout)
         deadline = None if timeout is None else timeout + time.monotonic()
         desk = self._desk
         desk.check()

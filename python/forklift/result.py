@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from forklift import _feeding, _progress
+from forklift import _feeding, _options, _progress
 
 if TYPE_CHECKING:
     from forklift import _native
@@ -56,7 +56,9 @@ def _report(where: str) -> None:
         if isinstance(error, SystemExit):  # The hook says nothing of it.
             sys.excepthook(kind, error, traceback)
         else:
-            threading.excepthook(threading.ExceptHookArgs((kind, error, traceback, threading.current_thread())))
+            threading.excepthook(
+                threading.ExceptHookArgs((kind, error, traceback, threading.current_thread()))
+            )
     except BaseException:  # The user's hook, or a standard error that is closed.
         return
 
@@ -100,6 +102,7 @@ class AsyncResult(Generic[T]):
 
         `timeout` in seconds; when it passes, `multiprocessing.TimeoutError` is raised and the call goes on.
         """
+        timeout = _options.patience(timeout)
         self.wait(timeout)
         if not self.ready():
             from multiprocessing import TimeoutError
@@ -170,6 +173,7 @@ class ApplyResult(AsyncResult[T]):
 
     def wait(self, timeout: float | None = None) -> None:
         """Wait until the call is done, or `timeout` seconds."""
+        timeout = _options.patience(timeout)
         if self._called_back is not None:
             if self._job is not None and not self._called_back.is_set():
                 self._job.check_ours()  # No thread of a fork will set it.
@@ -284,6 +288,7 @@ class MapResult(AsyncResult[list[T]]):
 
     def wait(self, timeout: float | None = None) -> None:
         """Wait until all calls are done, or `timeout` seconds."""
+        timeout = _options.patience(timeout)
         if not self._done.is_set():
             self._job.check_ours()  # No thread of a fork will set it.
         self._done.wait(timeout)
@@ -350,7 +355,7 @@ class IMapIterator(Generic[T]):
 
     def next(self, timeout: float | None = None) -> T:
         """Return the next result; wait for it, at most `timeout` seconds, then raise `multiprocessing.TimeoutError`."""
-        value, error = self._outcome(timeout)
+        value, error = self._outcome(_options.patience(timeout))
         if error is not None:
             if self._on_error == "return":
                 return error  # type: ignore[return-value]

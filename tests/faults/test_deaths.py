@@ -193,18 +193,38 @@ def test_close_and_join_with_a_death(tmp_path):
         result.get(0)
 
 
-@pytest.mark.parametrize("code", [3, None, "a text"])
+@pytest.mark.parametrize("code", [3, None, True, "a text", [1, 2]])
 def test_system_exit_in_the_function(pool, code):
-    """multiprocessing.Pool loses the worker and hangs. It may be raised as itself or be a death; the pool lives."""
-    with pytest.raises((SystemExit, forklift.WorkerDied)):
-        pool.map_async(work.exit_politely, [code]).get(HANG)
-    assert pool.map(work.square, [3]) == [9]
+    """multiprocessing.Pool loses the worker and hangs; concurrent.futures ends the program that asks for the result."""
+    for call in (
+        lambda: pool.map_async(work.exit_politely, [code]).get(HANG),
+        lambda: pool.map(work.exit_politely, [code]),
+        lambda: pool.apply(work.exit_politely, (code,)),
+        lambda: next(pool.imap(work.exit_politely, [code])),
+    ):
+        with pytest.raises(forklift.TaskExit, match="SystemExit") as caught:
+            call()
+        assert caught.value.code == (None if type(code) is list else code)
+        assert repr(code) in str(caught.value) or code is None
+        assert "exit_politely" in str(caught.value.__cause__)
+    assert pool.map(work.pid, [1]) and pool.map(work.square, [3]) == [9]
 
 
-def test_keyboard_interrupt_in_the_function(pool):
+def test_system_exit_in_a_function_of_an_executor():
+    with forklift.Executor(1) as executor:
+        failed = executor.submit(work.exit_politely, 3)
+        with pytest.raises(forklift.TaskExit):
+            failed.result(HANG)
+        with pytest.raises(forklift.TaskExit):
+            list(executor.map(work.exit_politely, [3]))
+        assert executor.submit(work.square, 3).result(HANG) == 9
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, GeneratorExit])
+def test_other_ends_of_programs_in_the_function(pool, kind):
     """multiprocessing.Pool loses the worker and hangs."""
-    with pytest.raises((KeyboardInterrupt, forklift.WorkerDied)):
-        pool.map_async(work.interrupt, [1]).get(HANG)
+    with pytest.raises(forklift.TaskExit, match=kind.__name__):
+        pool.map_async(work.throw, [kind]).get(HANG)
     assert pool.map(work.square, [3]) == [9]
 
 

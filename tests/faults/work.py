@@ -106,8 +106,8 @@ def exit_politely(code: Any) -> None:
     sys.exit(code)
 
 
-def interrupt(_: Any) -> None:
-    raise KeyboardInterrupt
+def throw(kind: type[BaseException]) -> None:
+    raise kind
 
 
 class Conn:

@@ -14,6 +14,7 @@ use crate::error::{fault, not_ours};
 use crate::outcomes::{self, Outcomes};
 use crate::parcel::PyParcel;
 use crate::pickle::Manner;
+use crate::seconds::deadline;
 use crate::sharing::Sharing;
 use crate::sink::Way;
 use crate::store::Lease;
@@ -36,11 +37,6 @@ use std::time::{Duration, Instant};
 
 /// How often a waiting thread looks after signals.
 const TICK: Duration = Duration::from_millis(50);
-
-/// When to stop waiting, after so many seconds (None: never).
-fn deadline(timeout: Option<f64>) -> Option<Instant> {
-    timeout.map(|seconds| Instant::now() + Duration::from_secs_f64(seconds.clamp(0.0, 1e9)))
-}
 
 fn patience(deadline: Option<Instant>) -> Duration {
     deadline.map_or(TICK, |deadline| deadline.saturating_duration_since(Instant::now()))
@@ -332,7 +328,7 @@ impl Job {
         timeout: Option<f64>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let _visit = Visit::begin()?;
-        let deadline = deadline(timeout);
+        let deadline = deadline(timeout)?;
         let taking = first.map_or(Taking::Any, Taking::From);
         loop {
             let patience = patience(deadline);
@@ -359,7 +355,7 @@ impl Job {
     #[pyo3(signature = (timeout=None))]
     fn wait(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
         let _visit = Visit::begin()?;
-        let deadline = deadline(timeout);
+        let deadline = deadline(timeout)?;
         while !self.handle.finished() {
             let patience = patience(deadline);
             if patience.is_zero() {

@@ -1,6 +1,6 @@
 //! The extension module `forklift._native`: translates between Python and the core, and decides nothing.
 //!
-//! floors: error · visits · signals · descriptor · private_heap · numpy_heap · tally · buffer · text · refcount · numbers · standin · parcel · store · sink · anchors · pickle · unpickle · distant · shared · separate · sharing · bindings · worker · telemetry · onlooker · outcomes · pulls · feed · relay · pool
+//! floors: error · seconds · visits · signals · descriptor · private_heap · numpy_heap · tally · buffer · text · refcount · numbers · standin · parcel · store · sink · anchors · pickle · unpickle · distant · shared · separate · sharing · bindings · worker · telemetry · onlooker · outcomes · pulls · feed · relay · pool
 // Elsewhere the crate is empty: the package installs, and says at the first pool what it lacks.
 #![cfg(target_os = "linux")]
 
@@ -22,6 +22,7 @@ mod private_heap;
 mod pulls;
 mod refcount;
 mod relay;
+mod seconds;
 mod separate;
 mod shared;
 mod sharing;

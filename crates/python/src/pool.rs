@@ -7,6 +7,7 @@
 use crate::error::{not_ours, raise};
 use crate::feed::Job;
 use crate::pickle::{Manner, encode, encode_by, encode_function};
+use crate::seconds::{deadline, patience};
 use crate::shared::next_key;
 use crate::sink::Way;
 use crate::store::Lease;
@@ -160,7 +161,7 @@ impl Pool {
             _ => Origin::Zygote(recipe),
         };
         let usual = SchedulerConfig::default();
-        let message_cost = message_cost.map_or(usual.message_cost, Duration::from_secs_f64);
+        let message_cost = message_cost.map(patience).transpose()?.unwrap_or(usual.message_cost);
         let plan = Plan {
             scheduler: SchedulerConfig {
                 processes,
@@ -251,7 +252,7 @@ impl Pool {
                 (true, ahead) => Delivery::Streamed(Some(ahead)),
             },
             retries,
-            task_timeout: task_timeout.map(Duration::from_secs_f64),
+            task_timeout: task_timeout.map(patience).transpose()?,
         };
         let recorder = self.record(apply);
         let announce = announce.then(|| self.announce.clone());
@@ -312,9 +313,10 @@ impl Pool {
         let announced = || self.announced.lock().unwrap_or_else(PoisonError::into_inner);
         // The interpreter is not let go of where something is there already: getting it back may take a while.
         let at_once = announced().try_recv();
+        let timeout = timeout.map(patience).transpose()?;
         let wait = || match timeout {
             None => announced().recv().ok(),
-            Some(seconds) => announced().recv_timeout(Duration::from_secs_f64(seconds)).ok(),
+            Some(timeout) => announced().recv_timeout(timeout).ok(),
         };
         let job = at_once.ok().or_else(|| py.detach(wait));
         Ok(job.map(|job| job.0).filter(|job| *job != NO_JOB))
@@ -333,9 +335,10 @@ impl Pool {
     fn fork_order<'py>(&self, py: Python<'py>, timeout: f64) -> PyResult<Bound<'py, PyAny>> {
         let _visit = Visit::begin()?;
         self.check_ours()?;
+        let timeout = patience(timeout)?;
         let wait = || {
             let orders = self.orders.lock().unwrap_or_else(PoisonError::into_inner);
-            orders.recv_timeout(Duration::from_secs_f64(timeout))
+            orders.recv_timeout(timeout)
         };
         match py.detach(wait) {
             Ok(ForkOrder { worker, channel, life }) => {
@@ -391,8 +394,7 @@ impl Pool {
     #[pyo3(signature = (timeout=None))]
     fn join(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
         let _visit = Visit::begin()?;
-        let deadline =
-            timeout.map(|seconds| Instant::now() + Duration::from_secs_f64(seconds.clamp(0.0, 1e9)));
+        let deadline = deadline(timeout)?;
         loop {
             let patience =
                 deadline.map_or(TICK, |deadline| deadline.saturating_duration_since(Instant::now()));

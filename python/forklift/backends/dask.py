@@ -110,7 +110,10 @@ class DaskEngine(Engine):
                 n_workers=1,
                 threads_per_worker=_native.cores(),
                 processes=False,
+                protocol="inproc://",
+                # Nobody beyond this machine has any business here; by default a worker's pages are for everybody.
                 dashboard_address="127.0.0.1:0",
+                worker_dashboard_address="127.0.0.1:0",
             )
             backend = self._cluster
         return distributed.Client(

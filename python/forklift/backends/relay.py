@@ -35,7 +35,9 @@ def serve(cluster: Cluster, native: _native.Pool, threads: weakref.WeakSet[threa
         os.close(life)  # It ends with the channel.
         try:
             relay = Relay(cluster, slot, channel)
-        except Exception:  # No descriptor. The channel is closed with it, so the pool knows, and says so in the end.
+        except (
+            Exception
+        ):  # No descriptor. The channel is closed with it, so the pool knows, and says so in the end.
             continue
         thread = threading.Thread(target=relay.run, name=f"forklift-relay-{slot}", daemon=True)
         try:

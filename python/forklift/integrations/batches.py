@@ -91,7 +91,9 @@ class Call:
         while (batch := self._queue.get()) is not None:
             try:
                 parcel, used = self._once.pickle(batch.tasks)
-            except BaseException as error:  # What is no Exception (sys.exit() in a `__reduce__`) is the caller's.
+            except (
+                BaseException
+            ) as error:  # What is no Exception (sys.exit() in a `__reduce__`) is the caller's.
                 self._call_back(batch, error)
                 continue
             self._with_pool[index] = batch._replace(tasks=None), used
