@@ -34,18 +34,35 @@ class Failure:
 
 def caught(error: BaseException) -> Failure:
     """Pack what the user's function raised. Its traceback is let go of, and with it what the frames held."""
-    from forklift._failure import pack_exception, pack_exit
-
+    try:
+        from forklift._failure import pack_exception, pack_exit
+    except Exception:  # A worker that has used up its descriptors cannot even read a module.
+        return Failure(_bare(error))
     ends_programs = isinstance(error, (SystemExit, KeyboardInterrupt, GeneratorExit))
     failure = Failure(pack_exit(error) if ends_programs else pack_exception(error))
     error.__traceback__ = None
     return failure
 
 
+def _bare(error: BaseException) -> Packed:
+    """Pack an exception with nothing but what is there; see `_failure.pack_exception`."""
+    from _pickle import dumps
+
+    error.__traceback__ = None
+    name = type(error).__qualname__
+    try:
+        data = dumps(error, 5) if isinstance(error, Exception) else None
+    except BaseException:
+        data = None
+    return data, name, "(...)", f"{name}: its traceback could not be formatted in the worker\n", ()
+
+
 def unsendable_result(result: object, error: BaseException) -> Failure:
     """Say that a result could not be pickled."""
-    from forklift._failure import pack_result_failure
-
+    try:
+        from forklift._failure import pack_result_failure
+    except Exception:  # As in `caught`.
+        return Failure(_bare(error))
     return Failure(pack_result_failure(result, error))
 
 
@@ -53,7 +70,10 @@ def undecodable(what: str, error: BaseException) -> Failure:
     """Say that the function, or an item, could not be unpickled in the worker."""
     import os
 
-    from forklift._failure import pack_exception, words
+    try:
+        from forklift._failure import pack_exception, words
+    except Exception:  # As in `caught`.
+        return Failure(_bare(error))
     from forklift.errors import DecodeError
 
     node = os.environ.get("FORKLIFT_NODE")

@@ -58,6 +58,8 @@ INLINE_BYTES_MAX = 32 << 10
 NO_WORKER = 0xFFFF_FFFF
 # The state of NumPy's global generator.
 _MT19937_WORDS = 624
+# The answer of a system that has no room for a descriptor.
+_EMFILE = 24
 # How long an ending zygote collects the children it has killed, where nobody else might.
 REAP_SECONDS_MAX = 1.0
 
@@ -317,6 +319,12 @@ class _Zygote:
         kind, body = packet[:1], packet[1:]
         if not packet or kind == b"Q":
             return False
+        if kind == b"B" and flags & _socket.MSG_CTRUNC and len(fds) < 2:
+            for fd in fds:
+                os.close(fd)
+            slot, generation = _BIRTH.unpack(body)
+            self.send_failure(slot, generation, OSError(_EMFILE, os.strerror(_EMFILE)))
+            return True
         if flags & (_socket.MSG_TRUNC | _socket.MSG_CTRUNC):
             raise ValueError("a packet to the zygote was longer than 64 KiB or held too many descriptors")
         if kind == b"P":

@@ -32,6 +32,8 @@ pub struct Packet {
     pub bytes: Vec<u8>,
     /// The descriptors, in the order in which they were sent.
     pub descriptors: Vec<OwnedFd>,
+    /// There were more, for which this process has no room: it has as many open as it may. The kernel has dropped them.
+    pub truncated: bool,
 }
 
 /// A fresh pair: the parent's end, and the descriptor that the child will make its [`WorkerEnd`] from.
@@ -236,7 +238,8 @@ fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8], flags: RecvFlags) -> rusti
     if received.flags.contains(ReturnFlags::TRUNC) {
         return Err(Errno::MSGSIZE);
     }
-    Ok(Packet { bytes: buffer[..received.bytes].to_vec(), descriptors })
+    let truncated = received.flags.contains(ReturnFlags::CTRUNC);
+    Ok(Packet { bytes: buffer[..received.bytes].to_vec(), descriptors, truncated })
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! One worker as the driver knows it: its channel, what it was lent, what it has been told.
 
 use crate::channel::{self, PACKET_BYTES_MAX, ParentEnd};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, descriptors_max};
 use crate::event::{Event, Wear};
 use crate::footprint::Footprint;
 use crate::handle::Excess;
@@ -11,6 +11,7 @@ use crate::message::{ToParent, ToWorker};
 use crate::near::{self, Shelf};
 use crate::payload::{Atlas, Loans, Parcel, Payload, sharing_of};
 use crate::process::{Private, Process, life};
+use crate::reserve::Reserve;
 use forklift_shm::{Arena, Held, Lock, Release, Segment, SegmentId, Sharing, Span};
 use rustix::fd::{AsFd, OwnedFd};
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
@@ -83,7 +84,7 @@ impl Stock {
 pub(crate) enum Word {
     Answered(Answered),
     Unreadable(ChunkId),
-    Outgrown,
+    UsedUp(Wear),
     Surrendered(ChunkId),
 }
 
@@ -238,6 +239,10 @@ pub(crate) struct Worker {
     pub(crate) doomed: bool,
     pub(crate) status: Option<i32>,
     pub(crate) hung_up: bool,
+    /// Segments whose descriptors did not come through, and what was said since: it may speak of them.
+    missing: HashSet<SegmentId>,
+    stalled: VecDeque<ToParent>,
+    reserve: Arc<Reserve>,
     atlas: Atlas,
     /// Where a relay puts what need not cross.
     pub(crate) shelf: Arc<Shelf>,
@@ -257,6 +262,7 @@ impl Worker {
         line: u32,
         mailbox: &Arc<Mailbox>,
         stock: &Arc<Stock>,
+        reserve: &Arc<Reserve>,
     ) -> Result<(Self, ChildEnds)> {
         let (channel, theirs) = channel::pair()?;
         let (ours, life) = life()?;
@@ -301,6 +307,9 @@ impl Worker {
             doomed: false,
             status: None,
             hung_up: false,
+            missing: HashSet::new(),
+            stalled: VecDeque::new(),
+            reserve: Arc::clone(reserve),
             atlas: Atlas::default(),
             shelf: Shelf::new(),
             desk: Arc::new(desk),
@@ -367,36 +376,58 @@ impl Worker {
         Ok(())
     }
 
-    /// The next message, if one has come. Segments are taken in on the way.
+    /// The next message, if one has come. Segments are taken in on the way; what comes after one that is missing waits for
+    /// it.
     pub(crate) fn receive(&mut self) -> Result<Option<ToParent>> {
-        while let Some(packet) = self.channel.receive()? {
-            let message = match ToParent::decode(&packet.bytes)? {
-                ToParent::Long { span } if near::is_near(span.segment) => {
-                    return Err(Error::Malformed("a message that lies in no block"));
-                }
-                ToParent::Long { span } => {
-                    let owner: Arc<dyn Release> = self.desk.clone();
-                    self.desk.enter(span);
-                    let view = self.atlas.view(span, &owner)?;
-                    ToParent::decode(view.as_slice())?
-                }
-                message => message,
-            };
-            match message {
+        loop {
+            if self.missing.is_empty()
+                && let Some(message) = self.stalled.pop_front()
+            {
+                return self.read(message).map(Some);
+            }
+            let Some(packet) = self.channel.receive()? else { return Ok(None) };
+            match ToParent::decode(&packet.bytes)? {
+                ToParent::Segment { id, .. } if packet.truncated => self.ask_again(id)?,
                 ToParent::Segment { id, bytes } => {
                     let file = packet.descriptors.into_iter().next().ok_or(Error::Malformed("no segment"))?;
                     let segment = Segment::open(file, bytes, Sharing::Shared)?;
                     let lent = Lent { segment: Some(Arc::downgrade(&segment)), spans: BTreeMap::new() };
                     self.desk.segments().insert(id, lent);
                     self.atlas.add(id, segment);
+                    self.missing.remove(&id);
                 }
-                ToParent::Long { .. } => {
-                    return Err(Error::Malformed("a long message within a long message"));
-                }
-                message => return Ok(Some(message)),
+                message if self.missing.is_empty() => return self.read(message).map(Some),
+                message => self.stalled.push_back(message),
             }
         }
-        Ok(None)
+    }
+
+    /// A message itself, where another one only says where it lies.
+    fn read(&self, message: ToParent) -> Result<ToParent> {
+        let ToParent::Long { span } = message else { return Ok(message) };
+        if near::is_near(span.segment) {
+            return Err(Error::Malformed("a message that lies in no block"));
+        }
+        let owner: Arc<dyn Release> = self.desk.clone();
+        self.desk.enter(span);
+        let view = self.atlas.view(span, &owner)?;
+        match ToParent::decode(view.as_slice())? {
+            ToParent::Long { .. } | ToParent::Segment { .. } => {
+                Err(Error::Malformed("what a long message cannot be"))
+            }
+            message => Ok(message),
+        }
+    }
+
+    /// This process had no room for a segment's descriptor. The worker sends it again, and there is room now; if there is
+    /// none to be made, nothing can be had of the worker any more.
+    fn ask_again(&mut self, id: SegmentId) -> Result<()> {
+        if !self.reserve.make_room() {
+            return Err(Error::Descriptors { limit: descriptors_max(), place: "the pool's own process" });
+        }
+        self.missing.insert(id);
+        self.messages += 1;
+        self.channel.send(ToWorker::Again { id }.encode(), Vec::new())
     }
 
     pub(crate) fn open(&self, outline: crate::payload::Outline) -> Result<Parcel> {

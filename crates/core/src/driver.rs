@@ -33,6 +33,7 @@ use crate::mailbox::{Counters, Mailbox, Request, Status};
 use crate::message::ToWorker;
 use crate::payload::Payload;
 use crate::process::{Birthplace, Origin};
+use crate::reserve::Reserve;
 use crate::scheduler::Scheduler;
 use crate::spill::Spiller;
 use crate::supervisor::Supervisor;
@@ -140,6 +141,7 @@ pub(crate) struct Driver {
     arenas: Arenas,
     initializer: Option<Payload>,
     stock: Arc<Stock>,
+    reserve: Arc<Reserve>,
     spiller: Spiller,
     unbound: bool,
     scoreboard: Scoreboard,
@@ -210,6 +212,7 @@ impl Driver {
             epoll,
             spiller: Spiller::new(spill, Arc::clone(&stock), Arc::clone(&mailbox)),
             stock,
+            reserve: Arc::default(),
             unbound: false,
             mailbox,
             bell,

@@ -40,6 +40,17 @@ pub enum Error {
         /// What it may be.
         wanted: &'static str,
     },
+    /// Descriptors were sent, and dropped by the kernel, since this process has as many open as it may.
+    #[error(
+        "the limit on open files of {limit} (ulimit -n) is reached in {place}, which could not receive shared memory: \
+         raise it, or close some"
+    )]
+    Descriptors {
+        /// How many it may have open.
+        limit: u64,
+        /// Which process, in words.
+        place: &'static str,
+    },
     /// The other end is closed.
     #[error("the other end of the channel is closed")]
     Gone,
@@ -51,6 +62,11 @@ pub type Result<T> = std::result::Result<T, Error>;
 /// Names a failed system call.
 pub(crate) fn system(attempt: &'static str) -> impl FnOnce(Errno) -> Error {
     move |errno| Error::System { attempt, errno }
+}
+
+/// How many descriptors this process may have open.
+pub(crate) fn descriptors_max() -> u64 {
+    rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
 /// What a user can do about the limits that pools run into.

@@ -118,6 +118,8 @@ pub enum Wear {
     Calls,
     /// It holds more memory than a worker may, after a call.
     Memory,
+    /// It has as many descriptors open as it may, and no room for those that it is to be sent.
+    Descriptors,
 }
 
 /// A fact. Each variant says who reports it.

@@ -1,6 +1,6 @@
 //! The heart of Forklift: what decides, what acts, and the words they share. No Python.
 //!
-//! floors: error · id · config · event · telemetry · copying · near · payload · commons · message · channel · pressure · scheduler · supervisor · machine · footprint · process · load · handle · mailbox · crew · spill · driver · worker · pool
+//! floors: error · id · config · event · telemetry · copying · near · payload · commons · message · channel · pressure · scheduler · supervisor · machine · footprint · process · load · handle · mailbox · reserve · crew · spill · driver · worker · pool
 #![cfg(target_os = "linux")]
 #![forbid(unsafe_code)]
 
@@ -24,6 +24,7 @@ pub mod payload;
 pub mod pool;
 pub mod pressure;
 pub mod process;
+mod reserve;
 pub mod scheduler;
 pub mod spill;
 pub mod supervisor;

@@ -95,6 +95,11 @@ pub enum ToWorker {
         /// Which.
         spans: Vec<Span>,
     },
+    /// The descriptor of this segment of the worker's has not arrived. It is to be announced again.
+    Again {
+        /// Which.
+        id: SegmentId,
+    },
     /// Leave after what was given before.
     Stop,
     /// A message too long for a packet: read it here.
@@ -156,6 +161,11 @@ pub enum ToParent {
         /// How much.
         own_bytes: u64,
     },
+    /// It has as many descriptors open as it may, and could not receive one. It begins on nothing more.
+    Short {
+        /// How many that is.
+        limit: u64,
+    },
     /// A piece, or the rest of it, is given back: this worker has outgrown its limit, or is at it for longer than it should.
     Surrendered {
         /// Of which chunk.
@@ -166,7 +176,7 @@ pub enum ToParent {
         /// Which.
         spans: Vec<Span>,
     },
-    /// From a worker elsewhere, last: it is no more.
+    /// Last: it is no more. From a worker elsewhere, or one that cannot go on.
     Lost {
         /// Why, in words.
         reason: String,
@@ -214,6 +224,9 @@ impl ToWorker {
             }
             Self::Release { spans } => {
                 out.u8(b'R').spans(spans);
+            }
+            Self::Again { id } => {
+                out.u8(b'A').u32(id.0);
             }
             Self::Stop => {
                 out.u8(b'Q');
@@ -269,6 +282,7 @@ impl ToWorker {
             b'U' => Self::Unshare { key: from.u64()? },
             b'F' => Self::Forget { job: JobId(from.u64()?) },
             b'R' => Self::Release { spans: from.spans()? },
+            b'A' => Self::Again { id: SegmentId(from.u32()?) },
             b'Q' => Self::Stop,
             b'L' => Self::Long { span: from.span()? },
             _ => return Err(Error::Malformed("unknown kind of message to a worker")),
@@ -302,6 +316,9 @@ impl ToParent {
             }
             Self::Outgrown { own_bytes } => {
                 out.u8(b'o').u64(*own_bytes);
+            }
+            Self::Short { limit } => {
+                out.u8(b'e').u64(*limit);
             }
             Self::Surrendered { chunk } => {
                 out.u8(b's').u64(chunk.0);
@@ -344,6 +361,7 @@ impl ToParent {
             },
             b'u' => Self::Unreadable { chunk: ChunkId(from.u64()?) },
             b'o' => Self::Outgrown { own_bytes: from.u64()? },
+            b'e' => Self::Short { limit: from.u64()? },
             b's' => Self::Surrendered { chunk: ChunkId(from.u64()?) },
             b'g' => Self::Release { spans: from.spans()? },
             b'd' => Self::Lost { reason: from.text()? },

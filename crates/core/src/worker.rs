@@ -6,7 +6,7 @@
 use crate::channel::{PACKET_BYTES_MAX, Packet, WorkerEnd};
 use crate::commons::{Holdings, Shared};
 use crate::config::TRIM_AFTER;
-use crate::error::{Error, Result, system};
+use crate::error::{Error, Result, descriptors_max, system};
 use crate::event::Spent;
 use crate::footprint::Footprint;
 use crate::id::{ChunkId, JobId, Time, WorkerId};
@@ -44,6 +44,8 @@ pub enum Order {
     },
     /// Call the function of `job` for some items, and answer them in order.
     Call(Call),
+    /// Answer the items of this piece with this error: what they are built upon could not be received.
+    Refuse(Refused),
     /// Keep a value for the tasks to come, under this key.
     Share {
         /// The job that it ends with; job 0 is the pool.
@@ -90,6 +92,21 @@ pub struct Call {
     pub begun: Time,
     /// See `begun`.
     pub waited: Duration,
+}
+
+/// A piece of work that cannot be done.
+#[derive(Debug)]
+pub struct Refused {
+    /// Whose.
+    pub job: JobId,
+    /// Of which chunk.
+    pub chunk: ChunkId,
+    /// The job's index of its first item.
+    pub first: u64,
+    /// How many items.
+    pub items: u32,
+    /// Why.
+    pub reason: Error,
 }
 
 /// What became of the next items of the piece in hand.
@@ -157,6 +174,10 @@ pub struct Station {
     free_since: Time,
     sending: Duration,
     allowance: Option<Allowance>,
+    /// Whether it has answered anything.
+    answered: bool,
+    /// How many descriptors this process may have open, once one could not be received for that.
+    short: Option<u64>,
 }
 
 /// How much memory of its own this worker may have after a call.
@@ -189,6 +210,8 @@ impl Station {
             allowance: None,
             free_since: Time(0),
             sending: Duration::ZERO,
+            answered: false,
+            short: None,
         }
     }
 
@@ -301,7 +324,39 @@ impl Station {
     fn accept(&mut self, packet: Packet) -> Result<Option<Order>> {
         self.idle_since = clock();
         let message = ToWorker::decode(&packet.bytes)?;
-        self.obey(message, packet.descriptors)
+        if packet.truncated {
+            return self.run_short(&message);
+        }
+        match self.obey(message, packet.descriptors) {
+            Err(Error::Malformed(_)) if self.short.is_some() => Err(self.give_up()?),
+            outcome => outcome,
+        }
+    }
+
+    /// A descriptor that came along could not be received. What it was for cannot be had any more: a worker that was of use
+    /// before is used up, as one that has outgrown its memory, and what it was given goes to its successor. One that is new
+    /// would be succeeded by others that fare no better: it says of each item why it fails.
+    fn run_short(&mut self, message: &ToWorker) -> Result<Option<Order>> {
+        let limit = descriptors_max();
+        if !matches!(message, ToWorker::Segment { .. }) {
+            self.short = Some(limit);
+            return Err(self.give_up()?);
+        }
+        if self.short.replace(limit).is_none() && self.answered {
+            self.send(&ToParent::Short { limit })?;
+        }
+        Ok(None)
+    }
+
+    fn reason(&self) -> Error {
+        Error::Descriptors { limit: self.short.unwrap_or_default(), place: "a worker" }
+    }
+
+    /// There is no going on without what could not be received. Tells the parent why.
+    fn give_up(&mut self) -> Result<Error> {
+        let reason = self.reason();
+        self.send(&ToParent::Lost { reason: reason.to_string() })?;
+        Ok(reason)
     }
 
     fn obey(&mut self, message: ToWorker, descriptors: Vec<OwnedFd>) -> Result<Option<Order>> {
@@ -341,6 +396,14 @@ impl Station {
                 self.surrender(chunk)?;
                 Ok(None)
             }
+            ToWorker::Call { chunk, .. } if self.short.is_some() && self.answered => {
+                self.surrender(chunk)?;
+                Ok(None)
+            }
+            ToWorker::Call { job, chunk, first, skip, items, .. } if self.short.is_some() => {
+                let first = first.saturating_add(skip.into());
+                Ok(Some(Order::Refuse(Refused { job, chunk, first, items, reason: self.reason() })))
+            }
             ToWorker::Call { job, chunk, first, skip, items, retained, patience, function, payload } => {
                 let within = skip.checked_add(items).and_then(|end| first.checked_add(u64::from(end)));
                 if items == 0 || within.is_none() {
@@ -368,6 +431,8 @@ impl Station {
                 };
                 Ok(Some(Order::Call(call)))
             }
+            // No call comes that would ask for it.
+            ToWorker::Share { .. } if self.short.is_some() => Ok(None),
             ToWorker::Share { job, key, keep, value } => {
                 let value = self.holdings.share(value)?;
                 Ok(Some(Order::Share { job, key, keep, value }))
@@ -377,6 +442,14 @@ impl Station {
             ToWorker::Release { spans } => {
                 for span in spans {
                     self.loans.give_back(span);
+                }
+                Ok(None)
+            }
+            ToWorker::Again { id } => {
+                if self.announced.remove(&id)
+                    && let Some(segment) = self.arena.segment(id)
+                {
+                    self.announce(id, &segment)?;
                 }
                 Ok(None)
             }
@@ -435,6 +508,7 @@ impl Station {
     /// [`Error::Gone`].
     pub fn answer(&mut self, done: Done, results: &Payload) -> Result<()> {
         let begun = clock();
+        self.answered = self.short.is_none();
         self.lend(results)?;
         let released = self.holdings.returns.take();
         let Done { chunk, items, failed, last, spent, mut shift } = done;
@@ -529,10 +603,9 @@ impl Station {
         for loan in payload.loans() {
             let id = loan.span().segment;
             if let Some(segment) = loan.segment()
-                && self.announced.insert(id)
+                && !self.announced.contains(&id)
             {
-                let message = ToParent::Segment { id, bytes: segment.bytes() };
-                self.channel.send(&message.encode(), &[segment.fd()])?;
+                self.announce(id, segment)?;
             }
         }
         match &self.shelf {
@@ -540,6 +613,12 @@ impl Station {
             None => self.loans.lend(payload),
         }
         Ok(())
+    }
+
+    fn announce(&mut self, id: SegmentId, segment: &Segment) -> Result<()> {
+        self.announced.insert(id);
+        let message = ToParent::Segment { id, bytes: segment.bytes() };
+        self.channel.send(&message.encode(), &[segment.fd()])
     }
 
     fn send(&mut self, message: &ToParent) -> Result<()> {

@@ -11,7 +11,11 @@ use pyo3::types::PyBytes;
 pub(crate) fn raise(error: Error) -> PyErr {
     match error {
         Error::Memory(ref memory) if memory.is_shortage() => PyMemoryError::new_err(error.to_string()),
+        Error::Memory(ref memory) if memory.errno().is_some() => {
+            PyOSError::new_err((memory.errno(), error.to_string()))
+        }
         Error::Memory(_) | Error::Launch { .. } => PyOSError::new_err(error.to_string()),
+        Error::Descriptors { .. } => PyOSError::new_err((libc::EMFILE, error.to_string())),
         Error::System { errno, .. } => PyOSError::new_err((errno.raw_os_error(), error.to_string())),
         Error::Stopped(reason) => match reason.downcast::<PyErr>() {
             // What a signal's handler raised between two slices of a copy.

@@ -111,6 +111,11 @@ impl Relay {
             }
             Order::Unshare(key) => ("unshare", key).into_pyobject(py)?,
             Order::Forget(job) => ("forget", job.0).into_pyobject(py)?,
+            Order::Refuse(refused) => {
+                let at = Some((refused.job, refused.first));
+                self.with(|station| station.depart(at, &refused.reason.to_string()))?;
+                return Err(gone(Error::Gone));
+            }
             Order::Stop => ("stop",).into_pyobject(py)?,
         };
         Ok(Some(order))

@@ -19,8 +19,8 @@ use forklift_core::Error;
 use forklift_core::event::Spent;
 use forklift_core::id::{ChunkId, JobId, Time};
 use forklift_core::payload::{Parcel, Payload};
-use forklift_core::telemetry::{Stopwatch, clock, switched_on};
-use forklift_core::worker::{Call, Done, Order, Station};
+use forklift_core::telemetry::{Shift, Stopwatch, clock, switched_on};
+use forklift_core::worker::{Call, Done, Order, Refused, Station};
 use forklift_shm::Phase;
 use function::Function;
 use items::Items;
@@ -36,6 +36,9 @@ use waiting::{Crossing, Place, Waiting};
 /// A worker that has results to show and more to do shows them after this time: the consumer of an iterator sees them
 /// soon, and little is lost if the next item kills the worker.
 const ANSWER_INTERVAL: Duration = Duration::from_millis(20);
+
+/// Failures that one message holds in any case.
+const REFUSED_AT_A_TIME: u32 = 1000;
 
 /// What the loop needs of `forklift._outcome`.
 struct Failures {
@@ -200,6 +203,7 @@ impl Server {
                     }
                 }
                 Order::Call(call) => self.call(py, call)?,
+                Order::Refuse(refused) => self.refuse(py, refused)?,
                 Order::Share { job, key, keep, value } => shared::keep(job, key, keep, value),
                 Order::Unshare(key) => shared::drop_key(key),
                 Order::Forget(job) => {
@@ -382,6 +386,22 @@ impl Server {
             }
         }
         Ok(batch)
+    }
+
+    /// Answers all items of a piece with one failure. A few at a time: the answer must not need memory that cannot be had.
+    fn refuse(&mut self, py: Python<'_>, refused: Refused) -> Result<(), Trouble> {
+        let Refused { chunk, mut items, reason, .. } = refused;
+        let failure = self.failures.caught(py, raise(reason))?;
+        while items > 0 {
+            let count = items.min(REFUSED_AT_A_TIME);
+            items -= count;
+            let failures = PyList::new(py, std::iter::repeat_n(&failure, count as usize))?;
+            let payload = self.encode(py, failures.as_any())?;
+            let (spent, shift) = (Spent::default(), Shift::default());
+            let done = Done { chunk, items: count, failed: count, last: items == 0, spent, shift };
+            self.station.answer(done, &payload)?;
+        }
+        Ok(())
     }
 
     /// Bytes of live arrays in this worker's blocks.

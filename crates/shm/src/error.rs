@@ -104,6 +104,14 @@ impl Error {
         Self::Disk { attempted, directory: directory.into(), bytes, source }
     }
 
+    /// The number of the system's answer, if it refused.
+    pub fn errno(&self) -> Option<i32> {
+        match self {
+            Self::System { source, .. } | Self::Disk { source, .. } => source.raw_os_error(),
+            _ => None,
+        }
+    }
+
     /// Whether memory is short (in the machine, in the address space or in the arena's limit), so that waiting for
     /// blocks to be released may help.
     pub fn is_shortage(&self) -> bool {

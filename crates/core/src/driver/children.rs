@@ -3,7 +3,7 @@
 use super::{Chunk, Driver, SCOREBOARD_LINES, Watch, now};
 use crate::crew::{ChildEnds, Piece, Word, Worker};
 use crate::error::{Error, Result, system};
-use crate::event::{Event, Kept, Whereabouts};
+use crate::event::{Event, Kept, Wear, Whereabouts};
 use crate::handle::{Answer, Cause, Death, Fault, Outcome};
 use crate::id::{ChunkId, JobId, Time, WorkerId};
 use crate::machine::MemoryKills;
@@ -56,7 +56,9 @@ impl Driver {
         };
         self.scoreboard.gate(line).open();
         self.serials += 1;
-        let (mut worker, ends) = Worker::new(id, self.serials, line, &self.mailbox, &self.stock)?;
+        self.reserve.fill(&self.bell);
+        let (mut worker, ends) =
+            Worker::new(id, self.serials, line, &self.mailbox, &self.stock, &self.reserve)?;
         epoll::add(&self.epoll, &worker, Watch::Channel(worker.serial).token(), epoll::EventFlags::IN)
             .map_err(system("watch a worker"))?;
         // The first messages wait in the socket for the child to be born.
@@ -395,7 +397,8 @@ impl Driver {
                 }
                 self.hear(id, Word::Unreadable(chunk));
             }
-            ToParent::Outgrown { .. } => self.hear(id, Word::Outgrown),
+            ToParent::Outgrown { .. } => self.hear(id, Word::UsedUp(Wear::Memory)),
+            ToParent::Short { .. } => self.hear(id, Word::UsedUp(Wear::Descriptors)),
             ToParent::Surrendered { chunk } => {
                 Self::take_back(worker, chunk)?;
                 self.hear(id, Word::Surrendered(chunk));

@@ -14,7 +14,7 @@
 
 use super::Driver;
 use crate::crew::Word;
-use crate::event::{Event, Wear};
+use crate::event::Event;
 use crate::handle::{Fault, Outcome, Shortage};
 use crate::id::WorkerId;
 use crate::mailbox::Answered;
@@ -39,9 +39,9 @@ impl Driver {
                 Some(Word::Unreadable(chunk)) => {
                     self.events.push_back(Event::Unreadable { worker: id, chunk });
                 }
-                Some(Word::Outgrown) => {
-                    worker.wear = Some(Wear::Memory);
-                    self.events.push_back(Event::UsedUp { worker: id, by: Wear::Memory });
+                Some(Word::UsedUp(by)) => {
+                    worker.wear = Some(by);
+                    self.events.push_back(Event::UsedUp { worker: id, by });
                 }
                 Some(Word::Surrendered(chunk)) => {
                     self.events.push_back(Event::Surrendered { worker: id, chunk });

@@ -53,6 +53,7 @@ fn to_worker() -> impl Strategy<Value = ToWorker> {
         (any::<[u64; 2]>(), any::<bool>(), outline())
             .prop_map(|([job, key], keep, value)| { ToWorker::Share { job: JobId(job), key, keep, value } }),
         any::<u64>().prop_map(|key| ToWorker::Unshare { key }),
+        any::<u32>().prop_map(|id| ToWorker::Again { id: SegmentId(id) }),
         any::<u64>().prop_map(|job| ToWorker::Forget { job: JobId(job) }),
         prop::collection::vec(span(), 0..9).prop_map(|spans| ToWorker::Release { spans }),
         Just(ToWorker::Stop),
@@ -121,6 +122,7 @@ fn to_parent() -> impl Strategy<Value = ToParent> {
             ),
         any::<u64>().prop_map(|chunk| ToParent::Unreadable { chunk: ChunkId(chunk) }),
         any::<u64>().prop_map(|own_bytes| ToParent::Outgrown { own_bytes }),
+        any::<u64>().prop_map(|limit| ToParent::Short { limit }),
         any::<u64>().prop_map(|chunk| ToParent::Surrendered { chunk: ChunkId(chunk) }),
         prop::collection::vec(span(), 0..9).prop_map(|spans| ToParent::Release { spans }),
         "[a-z,é]{0,9}".prop_map(|reason| ToParent::Lost { reason }),

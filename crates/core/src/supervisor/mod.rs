@@ -290,6 +290,7 @@ impl Supervisor {
         match by {
             Wear::Calls => self.recycled.calls += 1,
             Wear::Memory => self.recycled.memory += 1,
+            Wear::Descriptors => {}
         }
         self.seek_heir(worker.slot);
     }

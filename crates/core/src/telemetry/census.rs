@@ -160,7 +160,7 @@ impl Census {
             Happening::Left => match replaced_for {
                 Some(Wear::Calls) => state.count.recycles_by_calls += 1,
                 Some(Wear::Memory) => state.count.recycles_by_memory += 1,
-                None => {}
+                Some(Wear::Descriptors) | None => {}
             },
             Happening::Ready => {}
         }
