@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Iterator
 
@@ -67,3 +68,69 @@ def test_a_pool_that_rests_gives_memory_back_when_it_is_told(hasty):
     pool.map(np.copy, [large])
     until(lambda: memory_file_bytes() < 2 * KEPT_BYTES + 2**20, "given back sooner than usual", 8.0)
     assert pool.map(transport.first, [np.full(N, 7.0)]) == [7.0]
+
+
+def held(pid: int) -> tuple[int, int]:
+    """Descriptors of memory files that a process has, and mappings of them."""
+    descriptors = 0
+    for name in os.listdir(f"/proc/{pid}/fd"):
+        try:
+            descriptors += os.readlink(f"/proc/{pid}/fd/{name}").startswith("/memfd:forklift")
+        except OSError:
+            continue  # it was closed, or is the directory's own
+    with open(f"/proc/{pid}/maps") as lines:
+        return descriptors, sum("/memfd:forklift" in line for line in lines)
+
+
+def held_by_all(pool: forklift.Pool) -> list[tuple[int, int]]:
+    """What parent and workers hold."""
+    return [held(pid) for pid in (os.getpid(), *(worker[2] for worker in pool._native.staff()))]
+
+
+def with_table(table: np.ndarray, i: int) -> float:
+    return float(table[i])
+
+
+def test_rests_leave_no_descriptor_and_no_mapping(hasty):
+    """Large results and values for all workers need segments of their own, which go when the pool rests."""
+    pool = hasty()
+    pool.map(abs, range(3))
+    before = held_by_all(pool)
+    for _ in range(4):
+        table = np.arange(N, dtype=float)
+        assert pool.map(functools.partial(with_table, table), range(5)) == [0.0, 1.0, 2.0, 3.0, 4.0]
+        results = pool.map(np.copy, [np.zeros(KEPT_BYTES // 2)] * 2)
+        assert held_by_all(pool) > before
+        del results
+        # What stays warm is a segment of each side's, which both have mapped.
+        until(lambda: bool(np.all(np.subtract(held_by_all(pool), before) <= 2)), "all else is gone")
+        assert memory_file_bytes() < 2 * KEPT_BYTES + 2**20
+
+
+def test_results_that_are_lent_on_leave_nothing(hasty):
+    pool = hasty()
+    pool.map(abs, range(3))
+    before = held_by_all(pool)
+    for _ in range(12):
+        with forklift.Pool(1) as other:
+            results = other.map(transport.fresh, range(2))
+        assert pool.map(transport.total, results) == [0.0, float(N)]
+        del results
+    (_, (descriptors, mappings)) = held_by_all(pool)
+    assert descriptors <= before[1][0] + 2 and mappings <= before[1][1] + 4
+    until(lambda: held_by_all(pool) == before, "all is gone")
+
+
+def test_memory_that_goes_while_the_pool_rests_is_let_go_of(hasty):
+    pool = hasty()
+    pool.map(np.copy, [np.zeros(KEPT_BYTES // 4)])
+    until(lambda: memory_file_bytes() < 2 * KEPT_BYTES + 2**20, "the pool has rested")
+    before = held_by_all(pool)
+    with forklift.shared_arrays():
+        array = np.full(N, 2.0)
+    assert pool.map(transport.total, [array]) == [2.0 * N]
+    pool.map(np.copy, [np.zeros(KEPT_BYTES // 4)])
+    until(lambda: memory_file_bytes() < 2 * KEPT_BYTES + 2**21, "the pool has rested again")
+    assert held_by_all(pool) > before
+    del array
+    until(lambda: held_by_all(pool) == before, "all is gone")

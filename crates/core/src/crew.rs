@@ -7,13 +7,14 @@ use crate::footprint::Footprint;
 use crate::handle::Excess;
 use crate::id::{ChunkId, JobId, Time, WorkerId};
 use crate::mailbox::{Answered, Mailbox, Request};
-use crate::message::{ToParent, ToWorker};
+use crate::message::{DROPPED_MAX, ToParent, ToWorker};
 use crate::near::{self, Shelf};
-use crate::payload::{Atlas, Loans, Parcel, Payload, sharing_of};
+use crate::payload::{Announced, Atlas, Loans, Parcel, Payload, sharing_of};
 use crate::process::{Private, Process, life};
 use crate::reserve::Reserve;
 use forklift_shm::{Arena, Held, Lock, Release, Segment, SegmentId, Sharing, Span};
 use rustix::fd::{AsFd, OwnedFd};
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
@@ -142,6 +143,17 @@ impl ReturnDesk {
         }
     }
 
+    /// The worker has this segment no more. Then nothing of it may be in use here.
+    fn forget(&self, id: SegmentId) -> Result<()> {
+        match self.segments().entry(id) {
+            Entry::Occupied(lent) if lent.get().segment.is_some() && lent.get().spans.is_empty() => {
+                lent.remove();
+                Ok(())
+            }
+            _ => Err(Error::Malformed("a segment is said to be gone that is in use, or that nobody knows")),
+        }
+    }
+
     /// The worker is dead: gives the pages back that nothing here is built upon.
     fn close(&self) {
         self.gone.store(true, Ordering::Release);
@@ -218,7 +230,7 @@ pub(crate) struct Worker {
     /// How many of a job's shared values it has been told of.
     pub(crate) told: HashMap<JobId, usize>,
     pub(crate) loans: Loans,
-    pub(crate) announced: HashSet<SegmentId>,
+    pub(crate) announced: Announced,
     pub(crate) messages: u64,
     pub(crate) watched_for_room: bool,
     /// What it said before its birth was reported.
@@ -294,7 +306,7 @@ impl Worker {
             knows: HashSet::new(),
             told: HashMap::new(),
             loans: Loans::default(),
-            announced: HashSet::new(),
+            announced: Announced::default(),
             messages: 0,
             watched_for_room: false,
             early: None,
@@ -346,8 +358,9 @@ impl Worker {
         for loan in payload.loans() {
             let id = loan.span().segment;
             if let Some(segment) = loan.segment()
-                && self.announced.insert(id)
+                && self.announced.is_news(id, segment)
             {
+                self.withdraw()?;
                 let (bytes, sharing, sealed) = (segment.bytes(), sharing_of(id), segment.is_sealed());
                 let message = ToWorker::Segment { id, bytes, sharing, sealed };
                 let file = segment.fd().try_clone_to_owned().map_err(|error| Error::System {
@@ -359,6 +372,15 @@ impl Worker {
             }
         }
         self.loans.lend(payload);
+        Ok(())
+    }
+
+    /// Tells the worker of segments that it was shown and that are gone.
+    pub(crate) fn withdraw(&mut self) -> Result<()> {
+        for segments in self.announced.take_gone().chunks(DROPPED_MAX) {
+            self.messages += 1;
+            self.channel.send(ToWorker::Dropped { segments: segments.into() }.encode(), Vec::new())?;
+        }
         Ok(())
     }
 
@@ -395,6 +417,13 @@ impl Worker {
                     self.desk.segments().insert(id, lent);
                     self.atlas.add(id, segment);
                     self.missing.remove(&id);
+                }
+                ToParent::Dropped { segments } => {
+                    for id in segments {
+                        self.desk.forget(id)?;
+                        self.atlas.remove(id);
+                        self.missing.remove(&id);
+                    }
                 }
                 message if self.missing.is_empty() => return self.read(message).map(Some),
                 message => self.stalled.push_back(message),

@@ -20,6 +20,7 @@ mod memory;
 mod moving;
 mod outlook;
 mod recovery;
+mod rest;
 mod stops;
 
 use crate::config::{SchedulerConfig, SpillConfig, SupervisorConfig};
@@ -51,9 +52,6 @@ use std::time::Duration;
 /// Lines of a pool's scoreboard: workers that may live at one time, those that are leaving included. A line that
 /// is never used costs no memory.
 const SCOREBOARD_LINES: u32 = 16 << 10;
-
-/// What an idle pool keeps warm for the next job.
-const TRIM_KEEP_BYTES: u64 = 16 << 20;
 
 /// Happenings taken from the kernel at a time.
 const HAPPENINGS_MAX: usize = 256;
@@ -319,11 +317,10 @@ impl Driver {
     fn deadline(&self) -> Option<Time> {
         let machines = self.scheduler.deadline().into_iter().chain(self.supervisor.deadline());
         let deaths = self.dying.iter().map(|(by, _)| *by).min();
-        let trim = self.idle_since.map(|since| since.after(self.trim_after));
         let overdue = self.watched.first().map(|(at, _)| *at);
         machines
             .chain(deaths)
-            .chain(trim)
+            .chain(self.next_rest())
             .chain(overdue)
             .chain(self.memory_look)
             .chain(self.next_fork())
@@ -346,15 +343,7 @@ impl Driver {
         if due(self.scheduler.deadline()) || due(self.supervisor.deadline()) {
             self.events.push_back(Event::Tick);
         }
-        match self.idle_since {
-            _ if !self.jobs.is_empty() => self.idle_since = None,
-            Some(since) if due(Some(since.after(self.trim_after))) => {
-                self.arenas.inbound.trim(TRIM_KEEP_BYTES);
-                self.arenas.broadcast.trim(0);
-                self.idle_since = None;
-            }
-            _ => {}
-        }
+        self.rest(now);
     }
 
     /// Tells the machines what happened, and does what they say, until there is nothing left to tell.

@@ -17,6 +17,9 @@ use std::time::Duration;
 /// that imported another installation.
 pub const VERSION: u16 = 4;
 
+/// So many segments at a time are said to be gone: a message of that fits a packet.
+pub const DROPPED_MAX: usize = 4 << 10;
+
 /// From the parent to one worker.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ToWorker {
@@ -47,6 +50,11 @@ pub enum ToWorker {
         sharing: Sharing,
         /// Whether it is sealed. One that is not is another's memory, and only ever mapped privately.
         sealed: bool,
+    },
+    /// Segments that are no more: no message refers to them any more, and nothing of them is in use.
+    Dropped {
+        /// Their names.
+        segments: Vec<SegmentId>,
     },
     /// Do a piece of a chunk.
     Call {
@@ -130,6 +138,11 @@ pub enum ToParent {
         /// Its size.
         bytes: u64,
     },
+    /// Segments that are no more: no message refers to them any more, and nothing of them is in use.
+    Dropped {
+        /// Their names.
+        segments: Vec<SegmentId>,
+    },
     /// Results of the next items of a piece.
     Return {
         /// Of which chunk.
@@ -202,6 +215,9 @@ impl ToWorker {
                 out.u8(b'M').u32(id.0).u64(*bytes);
                 out.u8(u8::from(*sharing == Sharing::Private) | u8::from(!*sealed) << 1);
             }
+            Self::Dropped { segments } => {
+                out.u8(b'D').segments(segments);
+            }
             Self::Call { job, chunk, first, skip, items, retained, patience, function, payload } => {
                 out.u8(b'C')
                     .u64(job.0)
@@ -262,6 +278,7 @@ impl ToWorker {
                 let sharing = if kind & 1 == 0 { Sharing::Shared } else { Sharing::Private };
                 Self::Segment { id, bytes, sharing, sealed: kind & 2 == 0 }
             }
+            b'D' => Self::Dropped { segments: from.segments()? },
             b'C' => Self::Call {
                 job: JobId(from.u64()?),
                 chunk: ChunkId(from.u64()?),
@@ -306,6 +323,9 @@ impl ToParent {
             Self::Segment { id, bytes } => {
                 out.u8(b'm').u32(id.0).u64(*bytes);
             }
+            Self::Dropped { segments } => {
+                out.u8(b'x').segments(segments);
+            }
             Self::Return { chunk, items, failed, last, spent, shift, handed_bytes, results, released } => {
                 out.u8(b'r').u64(chunk.0).u32(*items).u32(*failed).u8(u8::from(*last));
                 out.duration(spent.decode).duration(spent.call).duration(spent.encode).shift(shift);
@@ -348,6 +368,7 @@ impl ToParent {
             },
             b'n' => Self::Refused { failure: from.outline()? },
             b'm' => Self::Segment { id: SegmentId(from.u32()?), bytes: from.u64()? },
+            b'x' => Self::Dropped { segments: from.segments()? },
             b'r' => Self::Return {
                 chunk: ChunkId(from.u64()?),
                 items: from.u32()?,
@@ -409,6 +430,14 @@ impl Writer {
         self.length(spans.len());
         for span in spans {
             self.span(*span);
+        }
+        self
+    }
+
+    fn segments(&mut self, segments: &[SegmentId]) -> &mut Self {
+        self.length(segments.len());
+        for segment in segments {
+            self.u32(segment.0);
         }
         self
     }
@@ -520,6 +549,10 @@ impl<'a> Reader<'a> {
 
     fn spans(&mut self) -> Result<Vec<Span>> {
         self.list(20, Self::span)
+    }
+
+    fn segments(&mut self) -> Result<Vec<SegmentId>> {
+        self.list(4, |from| Ok(SegmentId(from.u32()?)))
     }
 
     fn shift(&mut self) -> Result<Shift> {

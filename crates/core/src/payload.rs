@@ -12,6 +12,7 @@
 //!
 //! Nothing here knows pickle: a stream is bytes, a buffer is bytes.
 
+mod announced;
 mod digest;
 mod nearby;
 
@@ -26,6 +27,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+pub(crate) use announced::Announced;
 pub use digest::Digest;
 pub(crate) use nearby::open_near;
 pub use nearby::{Loaned, Neighbour};
@@ -450,6 +452,11 @@ impl Atlas {
     /// Adds a segment that the peer announced.
     pub fn add(&mut self, id: SegmentId, segment: Arc<Segment>) {
         self.segments.insert(id, segment);
+    }
+
+    /// Lets go of a segment that the peer has no more. Views of it stay good.
+    pub fn remove(&mut self, id: SegmentId) {
+        self.segments.remove(&id);
     }
 
     /// A view of the peer's bytes; when it is dropped, `owner` is told.

@@ -10,16 +10,15 @@ use crate::error::{Error, Result, descriptors_max, system};
 use crate::event::Spent;
 use crate::footprint::Footprint;
 use crate::id::{ChunkId, JobId, Time, WorkerId};
-use crate::message::{ToParent, ToWorker, VERSION};
+use crate::message::{DROPPED_MAX, ToParent, ToWorker, VERSION};
 use crate::near::Shelf;
-use crate::payload::{Loans, Parcel, Payload};
+use crate::payload::{Announced, Loans, Parcel, Payload};
 use crate::telemetry::{Shift, clock};
 use forklift_shm::{
     Arena, ArenaLimits, Ledger, Mark, Phase, Scoreboard, Segment, SegmentId, Sharing, Turnstile,
 };
 use rustix::event::EventfdFlags;
 use rustix::fd::{AsFd, OwnedFd};
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -158,7 +157,7 @@ pub struct Station {
     worker: Option<WorkerId>,
     holdings: Holdings,
     arena: Arena,
-    announced: HashSet<SegmentId>,
+    announced: Announced,
     loans: Loans,
     /// Of one in the parent's own process.
     shelf: Option<Arc<Shelf>>,
@@ -199,7 +198,7 @@ impl Station {
             worker: None,
             holdings: Holdings::new(),
             arena: Arena::new(ArenaLimits::default()),
-            announced: HashSet::new(),
+            announced: Announced::default(),
             loans: Loans::default(),
             shelf: None,
             mark: None,
@@ -317,6 +316,7 @@ impl Station {
         self.send_returns()?;
         if clock().since(self.idle_since) >= self.trim_after {
             self.arena.trim(TRIM_KEEP_BYTES);
+            self.withdraw()?;
         }
         Ok(())
     }
@@ -389,6 +389,10 @@ impl Station {
                 self.holdings.add(id, segment);
                 Ok(None)
             }
+            ToWorker::Dropped { segments } => {
+                self.holdings.remove(&segments);
+                Ok(None)
+            }
             ToWorker::Call { chunk, .. }
                 if self.allowance.as_ref().is_some_and(|allowance| allowance.outgrown) =>
             {
@@ -446,10 +450,8 @@ impl Station {
                 Ok(None)
             }
             ToWorker::Again { id } => {
-                if self.announced.remove(&id)
-                    && let Some(segment) = self.arena.segment(id)
-                {
-                    self.announce(id, &segment)?;
+                if let Some(segment) = self.arena.segment(id) {
+                    self.show(id, &segment)?;
                 }
                 Ok(None)
             }
@@ -603,9 +605,10 @@ impl Station {
         for loan in payload.loans() {
             let id = loan.span().segment;
             if let Some(segment) = loan.segment()
-                && !self.announced.contains(&id)
+                && self.announced.is_news(id, segment)
             {
-                self.announce(id, segment)?;
+                self.withdraw()?;
+                self.show(id, segment)?;
             }
         }
         match &self.shelf {
@@ -615,10 +618,17 @@ impl Station {
         Ok(())
     }
 
-    fn announce(&mut self, id: SegmentId, segment: &Segment) -> Result<()> {
-        self.announced.insert(id);
+    fn show(&self, id: SegmentId, segment: &Segment) -> Result<()> {
         let message = ToParent::Segment { id, bytes: segment.bytes() };
         self.channel.send(&message.encode(), &[segment.fd()])
+    }
+
+    /// Tells the parent of segments that it was shown and that are gone.
+    fn withdraw(&mut self) -> Result<()> {
+        for segments in self.announced.take_gone().chunks(DROPPED_MAX) {
+            self.channel.send(&ToParent::Dropped { segments: segments.into() }.encode(), &[])?;
+        }
+        Ok(())
     }
 
     fn send(&mut self, message: &ToParent) -> Result<()> {

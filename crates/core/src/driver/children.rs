@@ -242,7 +242,7 @@ impl Driver {
     }
 
     /// Watches a congested channel for room, and no longer than it is congested.
-    fn watch_for_room(&mut self, id: WorkerId) {
+    pub(super) fn watch_for_room(&mut self, id: WorkerId) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
         let congested = worker.channel.congested();
         if congested != worker.watched_for_room && !worker.hung_up {
@@ -404,7 +404,7 @@ impl Driver {
                 self.hear(id, Word::Surrendered(chunk));
             }
             ToParent::Lost { reason } => worker.account = Some(reason.into()),
-            ToParent::Segment { .. } | ToParent::Long { .. } => {}
+            ToParent::Segment { .. } | ToParent::Dropped { .. } | ToParent::Long { .. } => {}
         }
         Ok(())
     }

@@ -19,6 +19,10 @@ fn outline() -> impl Strategy<Value = Outline> {
     (part(), prop::collection::vec(part(), 0..5)).prop_map(|(stream, buffers)| Outline { stream, buffers })
 }
 
+fn segments() -> impl Strategy<Value = Vec<SegmentId>> {
+    prop::collection::vec(any::<u32>().prop_map(SegmentId), 0..9)
+}
+
 fn to_worker() -> impl Strategy<Value = ToWorker> {
     prop_oneof![
         (any::<[u32; 4]>(), any::<[u64; 3]>(), prop::option::of(outline())).prop_map(
@@ -52,6 +56,7 @@ fn to_worker() -> impl Strategy<Value = ToWorker> {
             }),
         (any::<[u64; 2]>(), any::<bool>(), outline())
             .prop_map(|([job, key], keep, value)| { ToWorker::Share { job: JobId(job), key, keep, value } }),
+        segments().prop_map(|segments| ToWorker::Dropped { segments }),
         any::<u64>().prop_map(|key| ToWorker::Unshare { key }),
         any::<u32>().prop_map(|id| ToWorker::Again { id: SegmentId(id) }),
         any::<u64>().prop_map(|job| ToWorker::Forget { job: JobId(job) }),
@@ -121,6 +126,7 @@ fn to_parent() -> impl Strategy<Value = ToParent> {
                 }
             ),
         any::<u64>().prop_map(|chunk| ToParent::Unreadable { chunk: ChunkId(chunk) }),
+        segments().prop_map(|segments| ToParent::Dropped { segments }),
         any::<u64>().prop_map(|own_bytes| ToParent::Outgrown { own_bytes }),
         any::<u64>().prop_map(|limit| ToParent::Short { limit }),
         any::<u64>().prop_map(|chunk| ToParent::Surrendered { chunk: ChunkId(chunk) }),

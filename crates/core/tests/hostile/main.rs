@@ -97,6 +97,7 @@ fn to_worker() -> BoxedStrategy<ToWorker> {
         ),
         2 => (number(), number(), any::<bool>(), outline())
             .prop_map(|(job, key, keep, value)| ToWorker::Share { job: JobId(job), key, keep, value }),
+        1 => prop::collection::vec(segment(), 0..4).prop_map(|segments| ToWorker::Dropped { segments }),
         1 => number().prop_map(|key| ToWorker::Unshare { key }),
         1 => number().prop_map(|id| ToWorker::Again { id: SegmentId(id as u32) }),
         1 => number().prop_map(|job| ToWorker::Forget { job: JobId(job) }),
@@ -137,6 +138,7 @@ fn to_parent() -> BoxedStrategy<ToParent> {
                 released
             }),
         1 => number().prop_map(|chunk| ToParent::Unreadable { chunk: ChunkId(chunk) }),
+        1 => prop::collection::vec(segment(), 0..4).prop_map(|segments| ToParent::Dropped { segments }),
         1 => number().prop_map(|own_bytes| ToParent::Outgrown { own_bytes }),
         1 => number().prop_map(|limit| ToParent::Short { limit }),
         1 => number().prop_map(|chunk| ToParent::Surrendered { chunk: ChunkId(chunk) }),
