@@ -75,14 +75,14 @@ def _end_all() -> None:
 
 def _leave_to_parent() -> None:
     """In a fork of this process: the pools are the parent's. Their descriptors are closed, so that workers see the
-    parent's end and not this process's, and what is written to arrays in shared memory does not reach the parent's."""
+    parent's end and not this process's."""
     for descriptor in _native.private_descriptors():
         try:
             os.close(descriptor)
         except OSError:
             continue
     pools.clear()
-    _native.privatize()
+    _native.forget_others()
 
 
 os.register_at_fork(after_in_child=_leave_to_parent)

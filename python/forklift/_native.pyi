@@ -179,8 +179,8 @@ def await_visits(timeout: float) -> bool:
     seconds, and turn those away that come later; whether that is so. See `visits.rs`.
     """
 
-def privatize() -> None:
-    """In a fork of this process: what it writes to memory that it shares with others is its own from here on."""
+def forget_others() -> None:
+    """In a fork of this process: threads that were in native code are not here."""
 
 def are_separate(items: list[Any], /) -> bool:
     """Whether these items may share one pickle: a short look shows that no object that could be changed is in two."""

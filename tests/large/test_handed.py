@@ -133,11 +133,6 @@ def test_in_steady_state_no_fresh_page_is_touched(pool):
     assert len(addresses) <= 24
 
 
-def test_a_forked_child_of_a_worker_changes_nothing(pool):
-    assert pool.map(transport.forked_child_writes, [np.full(N, 3.0)] * 4) == [(3.0, 5.0)] * 4
-    np.testing.assert_equal(pool.apply(transport.fresh, (9,)), np.full(N, 9.0))
-
-
 def memory_files() -> int:
     """Bytes in memory of the anonymous files that this process holds."""
     total = 0

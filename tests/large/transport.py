@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextvars
 import ctypes
 import os
+import signal
 import threading
 from pathlib import Path
 from typing import Any
@@ -147,10 +149,10 @@ def length(values: Any, i: int) -> int:
     return len(values)
 
 
-def forked_child_writes(array: np.ndarray) -> tuple[float, float]:
+def forked_child_writes(array: np.ndarray, by_c: bool) -> tuple[float, float]:
     """What an argument and an array of the worker's own hold after a forked child wrote to both."""
     own = np.full(N, 5.0)
-    child = os.fork()
+    child = ctypes.PyDLL(None).fork() if by_c else os.fork()
     if child == 0:
         array[0] = own[0] = -1.0
         np.full(N, 8.0)  # must not be placed in the parent's memory
@@ -170,6 +172,45 @@ def lock_memory(locked: bool) -> bool:
     """Lock all pages of this process in memory, now and later, or none; return whether that was possible."""
     libc = ctypes.CDLL(None)
     return (libc.mlockall(3) if locked else libc.munlockall()) == 0
+
+
+def forks_beside_threads(array: np.ndarray) -> list[int]:
+    """How forks end that let go of arrays, while threads do as well."""
+    over = threading.Event()
+
+    def work() -> None:
+        own = np.ones(N)
+        while not over.is_set():
+            parts = [own + value for value in range(3)]
+            del parts
+
+    # In a context of its own a thread's arrays would be the C library's.
+    threads = [threading.Thread(target=contextvars.copy_context().run, args=(work,)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    ends = [_fork_and_drop(array) for _ in range(30)]
+    over.set()
+    for thread in threads:
+        thread.join()
+    return ends
+
+
+def _fork_and_drop(array: np.ndarray) -> int:
+    made = [np.full(N, 5.0), np.full(N, 6.0)]
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)
+        array[:] = -1.0
+        try:
+            made[0].resize(2 * N, refcheck=False)
+            made[0].resize(N // 2, refcheck=False)
+            right = (made[0] == 5.0).all()
+            made.clear()
+            del array
+        except MemoryError:
+            right = True
+        os._exit(0 if right else 1)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) if made[1][0] == 6.0 else -1
 
 
 KEPT = []

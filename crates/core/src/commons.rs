@@ -20,9 +20,25 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+/// The process that views were given to. Forks of it have copies of them, which are not theirs to give up.
+struct Receiver(u32);
+
+impl Default for Receiver {
+    fn default() -> Self {
+        Self(std::process::id())
+    }
+}
+
+impl Receiver {
+    fn is_here(&self) -> bool {
+        self.0 == std::process::id()
+    }
+}
+
 /// Blocks of the parent's that are given up here, until the parent is told. Shared by all views in this process.
 #[derive(Default)]
 pub(crate) struct Returns {
+    receiver: Receiver,
     spans: Lock<Vec<Span>>,
     /// Views whose end the parent has not been told of.
     outstanding: AtomicU64,
@@ -56,6 +72,9 @@ impl Returns {
 
 impl Release for Returns {
     fn release(&self, span: Span) {
+        if !self.receiver.is_here() {
+            return;
+        }
         if sharing_of(span.segment) == Sharing::Shared {
             self.kept_bytes.fetch_sub(span.bytes, Ordering::Relaxed);
         }
@@ -72,6 +91,7 @@ impl Release for Returns {
 /// where arguments die with their call that is always the same one, and its pages stay mapped.
 #[derive(Default)]
 pub struct Commons {
+    receiver: Receiver,
     mappings: Lock<Mappings>,
 }
 
@@ -336,6 +356,9 @@ struct Reader {
 
 impl Release for Reader {
     fn release(&self, span: Span) {
+        if !self.commons.receiver.is_here() {
+            return;
+        }
         // It can only fail for pages that are not the segment's, of which there is no view.
         let _ = self.commons.mappings().leave(span, &self.mapping);
     }

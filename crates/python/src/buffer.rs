@@ -44,7 +44,8 @@ pub(crate) fn lend(bytes: &[u8]) -> Option<Loan> {
         (*start, owner.upgrade()?)
     };
     let Bytes::View(view) = &*owner else { return None };
-    if address + bytes.len() > start + view.bytes() {
+    // What a fork of the receiver has written is not in the file that would be lent.
+    if address + bytes.len() > start + view.bytes() || view.segment().sharing() == Sharing::Private {
         return None;
     }
     let offset = view.span().offset + (address - start) as u64;

@@ -69,12 +69,12 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(sharing::unshared, module)?)?;
     module.add_function(wrap_pyfunction!(separate::are_separate, module)?)?;
     module.add_function(wrap_pyfunction!(separate::holds_alone, module)?)?;
-    module.add_function(wrap_pyfunction!(worker::privatize, module)?)?;
     module.add_class::<pool::Pool>()?;
     module.add_class::<feed::Job>()?;
     module.add_class::<feed::Ending>()?;
     module.add_class::<telemetry::Telemetry>()?;
     module.add_function(wrap_pyfunction!(visits::await_visits, module)?)?;
+    module.add_function(wrap_pyfunction!(visits::forget_others, module)?)?;
     module.add_function(wrap_pyfunction!(worker::serve, module)?)?;
     module.add_function(wrap_pyfunction!(pool::cores, module)?)?;
     module.add_function(wrap_pyfunction!(pool::memory_total, module)?)?;

@@ -97,6 +97,12 @@ impl Heap {
         self.table.lock()
     }
 
+    /// False for what was never ours.
+    fn may_have(&self, address: usize) -> bool {
+        let (lowest, highest) = (self.lowest.load(Ordering::Relaxed), self.highest.load(Ordering::Relaxed));
+        (lowest..=highest).contains(&address)
+    }
+
     fn ours(&self) -> bool {
         self.creator == std::process::id()
     }
@@ -117,7 +123,7 @@ impl Heap {
 
     /// Takes an array's memory out; false if it is not ours.
     fn leave(&self, address: usize) -> bool {
-        if address < self.lowest.load(Ordering::Relaxed) || address > self.highest.load(Ordering::Relaxed) {
+        if !self.may_have(address) {
             return false;
         }
         if !self.ours() {
@@ -152,6 +158,9 @@ impl Heap {
 
     /// How many bytes an array of ours has; nothing if it is not ours.
     fn bytes_of(&self, address: usize) -> Option<u64> {
+        if !self.may_have(address) {
+            return None;
+        }
         self.lock().live.get(&address).map(|entry| entry.block.bytes())
     }
 

@@ -91,6 +91,7 @@ pub(crate) fn welcome() {
 }
 
 /// In a fork of this process: the others are not here.
+#[pyfunction]
 pub(crate) fn forget_others() {
     INSIDE.store(u32::from(DEPTH.get() > 0), Ordering::SeqCst);
 }

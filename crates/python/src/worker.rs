@@ -79,9 +79,8 @@ impl Failures {
 pub(crate) fn serve(py: Python<'_>, descriptor: RawFd) -> PyResult<i32> {
     become_worker();
     private_heap::keep_warm();
-    // What a child of this worker writes to its arguments must not reach them.
-    let privatize = wrap_pyfunction!(privatize, py)?;
-    let hook = [(intern!(py, "after_in_child"), privatize)].into_py_dict(py)?;
+    let hook =
+        [(intern!(py, "after_in_child"), wrap_pyfunction!(visits::forget_others, py)?)].into_py_dict(py)?;
     py.import(intern!(py, "os"))?.call_method(intern!(py, "register_at_fork"), (), Some(&hook))?;
     let mut server = Server {
         station: Station::new(adopt(descriptor)?),
@@ -99,13 +98,6 @@ pub(crate) fn serve(py: Python<'_>, descriptor: RawFd) -> PyResult<i32> {
         Err(Trouble::Gone) => Ok(0),
         Err(Trouble::Python(error)) => Err(error),
     }
-}
-
-/// In a fork of this process: what it writes to memory that it shares with others is its own from here on.
-#[pyfunction]
-pub(crate) fn privatize() {
-    forklift_shm::privatize();
-    visits::forget_others();
 }
 
 /// What ends the loop before its time.

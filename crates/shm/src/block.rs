@@ -25,7 +25,7 @@ use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
 use crate::error::Result;
-use crate::segment::{Claim, Segment, Span};
+use crate::segment::{Claim, Segment, Sharing, Span};
 
 /// Whoever wants to know when a span is not used any more: the arena for its own blocks, a channel for a peer's.
 pub trait Release: Send + Sync {
@@ -171,6 +171,12 @@ impl Holding {
 
 impl Drop for Holding {
     fn drop(&mut self) {
+        // Nothing is claimed in a private mapping: this is a copy in a fork, where the block is not anybody's to give back, and
+        // locks may be held by threads that the fork left behind.
+        if self.segment().sharing() == Sharing::Private {
+            std::mem::forget(self.claim.take());
+            return;
+        }
         // The claim must end first: as soon as the owner knows, another thread may be given the same pages.
         self.claim = None;
         self.owner.release(self.span);
@@ -258,7 +264,7 @@ mod tests {
     use crate::error::Error;
     use crate::pagemap;
     use crate::pages::page_bytes;
-    use crate::segment::{SegmentId, Sharing, scan};
+    use crate::segment::{SegmentId, scan};
 
     /// An owner that only writes down what it is told.
     #[derive(Default)]

@@ -48,6 +48,11 @@ pub(crate) fn examine(fd: &OwnedFd, bytes: u64, mapped_bytes: u64) -> Result<()>
     Ok(())
 }
 
+/// What tells a file from all others that there are at one time.
+pub(crate) fn identity(fd: &OwnedFd) -> Option<(u64, u64)> {
+    rustix::fs::fstat(fd).ok().map(|status| (status.st_dev, status.st_ino))
+}
+
 /// How many bytes of a file are in whole pages of it: no more than these can be mapped without a part beyond its end.
 pub(crate) fn whole_pages_of(fd: &OwnedFd) -> Result<u64> {
     let status =

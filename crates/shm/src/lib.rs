@@ -57,21 +57,23 @@
 //!    cannot even be read by its owner, a view ends with a release.
 //! 5. **A child's death and its garbage are normal.** They cost the owner nothing but the time to look.
 //!
-//! After a fork the child has copies of arenas, drafts and views that are not its own. It must neither use nor drop
-//! them (a process that ends by `_exit` does not): dropping a view tells an owner a second time.
+//! After a fork the child has copies of arenas, drafts and views that are not its own. It may read and write what they
+//! show, which reaches nobody, and must neither allocate from nor drop them (a process that ends by `_exit` does not): dropping
+//! a view tells an owner a second time.
 //!
 //! # Map, in reading order
 //! Each module imports only what stands left of it:
 //!
-//! locks · error · pages · pagemap · file · segment · block · arena · figures · gate · scoreboard · onlooker
+//! locks · error · pages · pagemap · file · forks · segment · block · arena · figures · gate · scoreboard · onlooker
 //!
 //! | module | what it is | unsafe |
 //! |---|---|---|
-//! | `locks` | locks that no fork inherits locked | yes |
+//! | `locks` | locks that no fork inherits locked | |
 //! | `error` | what can fail, in words | |
 //! | `pages` | the size of a page, and a set of pages | |
 //! | `pagemap` | which pages this process has changed, as the kernel tells | |
 //! | `file` | memory files before they are mapped | |
+//! | `forks` | what forks of this process write is theirs | yes |
 //! | `segment` | one memory file and its mapping | yes |
 //! | `block` | a run of bytes and who may touch it | yes |
 //! | `arena` | the segments of one owner, allocated from | |
@@ -86,6 +88,7 @@ mod block;
 mod error;
 mod figures;
 mod file;
+mod forks;
 mod gate;
 mod locks;
 mod onlooker;
@@ -98,8 +101,9 @@ pub use arena::{Arena, ArenaLimits, Usage};
 pub use block::{Block, Draft, Release, View};
 pub use error::{Error, Result};
 pub use figures::Figures;
+pub use forks::prepare_for_forks;
 pub use gate::{Gate, Turnstile};
-pub use locks::{Held, Lock, Looked, Waiters, prepare_for_forks};
+pub use locks::{Held, Lock, Looked, Waiters};
 pub use onlooker::{Seen, SeenSlot, look};
 pub use scoreboard::{Ledger, Mark, Phase, Reading, SCOREBOARD_NAME, Scoreboard};
-pub use segment::{SEGMENT_BYTES_MAX, Segment, SegmentId, Sharing, Span, privatize};
+pub use segment::{SEGMENT_BYTES_MAX, Segment, SegmentId, Sharing, Span};

@@ -1,4 +1,4 @@
-//! Locks that no fork of this process can inherit locked. UNSAFE: the registration of fork handlers.
+//! Locks that no fork of this process can inherit locked.
 //!
 //! A forked child has the one thread that forked, and a copy of every lock as it was in that moment. One that another
 //! thread held then is locked in the child for ever. The story: a pool's driver notes each birth under a lock, without the
@@ -31,7 +31,7 @@
 use rustix::thread::futex;
 use std::cell::Cell;
 use std::ops::{Deref, DerefMut};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -114,7 +114,8 @@ fn own() -> u32 {
     u32::from(DEPTH.get() > 0)
 }
 
-extern "C" fn before_fork() {
+/// Before a fork: closes the gate, and waits until nobody else is inside.
+pub(crate) fn close_gate() {
     loop {
         let gate = GATE.fetch_or(CLOSED, Ordering::Relaxed);
         if gate & CLOSED == 0 {
@@ -133,28 +134,15 @@ extern "C" fn before_fork() {
     }
 }
 
-extern "C" fn after_fork_in_parent() {
+/// After it, in the parent.
+pub(crate) fn open_gate() {
     GATE.fetch_and(!CLOSED, Ordering::Release);
     wake_all(&GATE);
 }
 
-extern "C" fn after_fork_in_child() {
+/// After it, in the child.
+pub(crate) fn open_gate_in_child() {
     GATE.store(own(), Ordering::Relaxed);
-}
-
-/// From here on forks of this process wait for the gate. To be called before it has other threads that use [`Lock`]s; a
-/// second call changes nothing.
-pub fn prepare_for_forks() {
-    static PREPARED: AtomicBool = AtomicBool::new(false);
-    if PREPARED.swap(true, Ordering::Relaxed) {
-        return;
-    }
-    // SAFETY:
-    // - The three functions live as long as this library, whose end the C library sees and forgets them.
-    // - They take and return nothing, never panic, and use only atomics, `futex` and a thread-local word, which a child of
-    //   a process with several threads may do.
-    // - It fails only for want of memory: then forks are as they would be without this.
-    unsafe { libc::pthread_atfork(Some(before_fork), Some(after_fork_in_parent), Some(after_fork_in_child)) };
 }
 
 /// A value for one thread at a time, of which a forked child never inherits the locked state. See the module's

@@ -22,7 +22,7 @@
 //! - Memory is not reserved: a page is found by the kernel when it is first touched, and where there is none left,
 //!   the process (or another one of its cgroup) is killed. That is what the arena's limit is for.
 //! - After a fork the child has the mapping too (MADV_DONTFORK is deliberately not set, since children of a
-//!   `fork` context read their parent's blocks) but claims nothing: it must neither allocate from nor punch what it
+//!   `fork` context read their parent's blocks), but privately (see [`forks`]), and neither allocates from nor punches what it
 //!   inherited.
 
 use std::fs::File;
@@ -30,16 +30,17 @@ use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 use rustix::ioctl::Updater;
-use rustix::mm::{Advice, MapFlags, ProtFlags};
+use rustix::mm::{Advice, MapFlags, MprotectFlags, ProtFlags};
 
 use crate::error::{Error, Result};
 use crate::file;
+use crate::forks;
 use crate::locks::{Held, Lock};
 use crate::pagemap::{self, Answer, Question};
 use crate::pages::{PageSet, page_bytes};
@@ -85,24 +86,16 @@ pub struct Segment {
     sealed: bool,
     /// Shared with the other mappings of the file that were made [again](Segment::again).
     fd: Arc<OwnedFd>,
+    /// By which the file is known from another that has its descriptor's number, if it is mapped shared.
+    identity: Option<(u64, u64)>,
     serial: u32,
+    /// This process is a fork of the one that has mapped it: see [`forks`].
+    inherited: AtomicBool,
     claimed: Lock<PageSet>,
 }
 
 /// Counts the segments that this process has mapped.
 static SERIALS: AtomicU32 = AtomicU32::new(0);
-
-/// The segments that this process has mapped shared.
-static SHARED: Lock<Vec<Weak<Segment>>> = Lock::new(Vec::new());
-
-/// To be called in a child that was just forked: from here on it sees its own copy of all memory that was mapped shared,
-/// as of all its other memory, so that what it writes there reaches nobody. What others write to pages that the child
-/// has not written to still shows.
-pub fn privatize() {
-    for segment in SHARED.lock().iter().filter_map(Weak::upgrade) {
-        segment.privatize();
-    }
-}
 
 // SAFETY:
 // - The mapping belongs to the process, not to a thread, so it may be used and unmapped by any thread.
@@ -202,9 +195,9 @@ impl Segment {
         self.bytes
     }
 
-    /// Who sees what this process writes into the segment.
+    /// Who sees what this process writes into the segment. In a fork of the process that has mapped it nobody does.
     pub fn sharing(&self) -> Sharing {
-        self.sharing
+        if self.inherited.load(Ordering::Relaxed) { Sharing::Private } else { self.sharing }
     }
 
     /// Whether a peer that gets the descriptor may ask for seals; see [`open_unsealed`](Self::open_unsealed).
@@ -290,25 +283,6 @@ impl Segment {
         Ok(copy.into())
     }
 
-    /// See [`privatize`](fn@privatize).
-    fn privatize(&self) {
-        // SAFETY:
-        // - The range is exactly our own mapping, which the new one replaces in one step; it shows the same bytes of
-        //   the same file, so that references into it stay good.
-        // - The only thread of a freshly forked child is this one.
-        // - Where the kernel refuses, the mapping is as it was.
-        let _ = unsafe {
-            rustix::mm::mmap(
-                self.base.as_ptr().cast(),
-                self.bytes as usize,
-                ProtFlags::READ | ProtFlags::WRITE,
-                MapFlags::PRIVATE | MapFlags::NORESERVE | MapFlags::FIXED,
-                &self.fd,
-                0,
-            )
-        };
-    }
-
     /// Gives the memory of the whole pages inside of the range back to the system, for everyone who maps the segment:
     /// the pages read as zero from then on. Pages that the range covers only in part are left alone.
     ///
@@ -321,7 +295,8 @@ impl Segment {
         self.check(offset, bytes)?;
         let page = page_bytes();
         let pages = offset.div_ceil(page)..(offset + bytes) / page;
-        if pages.is_empty() {
+        // What a fork has inherited is not its to give back.
+        if pages.is_empty() || self.inherited.load(Ordering::Relaxed) {
             return Ok(());
         }
         // The lock is held over the system call, so that no block can be made of these pages meanwhile.
@@ -436,7 +411,7 @@ impl Segment {
     pub(crate) fn claim(self: &Arc<Self>, offset: u64, bytes: u64) -> Result<Claim> {
         let pages = self.pages(offset, bytes)?;
         let mut claimed = self.lock_claimed();
-        if self.sharing == Sharing::Private || claimed.intersects(pages.clone()) {
+        if self.sharing() == Sharing::Private || claimed.intersects(pages.clone()) {
             return Err(Error::Claimed { offset, bytes });
         }
         claimed.insert(pages.clone());
@@ -471,11 +446,13 @@ impl Segment {
         let base = NonNull::new(base.cast::<u8>())
             .ok_or_else(|| Error::system("map a memory file", bytes, Errno::NOMEM))?;
         let serial = SERIALS.fetch_add(1, Ordering::Relaxed);
-        let segment = Arc::new(Self { base, bytes, sharing, sealed, fd, serial, claimed: Lock::default() });
-        if sharing == Sharing::Shared {
-            let mut known = SHARED.lock();
-            known.retain(|segment| segment.strong_count() > 0);
-            known.push(Arc::downgrade(&segment));
+        let shared = sharing == Sharing::Shared;
+        let identity = if shared { file::identity(&fd) } else { None };
+        let (inherited, claimed) = (AtomicBool::new(false), Lock::default());
+        let segment =
+            Arc::new(Self { base, bytes, sharing, sealed, fd, identity, serial, inherited, claimed });
+        if shared {
+            forks::enter(Arc::<Self>::downgrade(&segment))?;
         }
         Ok(segment)
     }
@@ -493,6 +470,39 @@ impl Drop for Segment {
         //   does any more.
         let unmapped = unsafe { rustix::mm::munmap(self.base.as_ptr().cast(), self.bytes as usize) };
         debug_assert!(unmapped.is_ok(), "expected to unmap a segment, found {unmapped:?}");
+    }
+}
+
+impl forks::Mapping for Segment {
+    /// To be called in a child that was just forked: what it writes to the segment from here on reaches nobody, and it gives
+    /// nothing of it back. Where that cannot be had, it can only read.
+    fn privatize(&self) {
+        self.inherited.store(true, Ordering::Relaxed);
+        if file::identity(&self.fd).is_some_and(|identity| Some(identity) == self.identity) {
+            // SAFETY:
+            // - The range is exactly our own mapping, which the new one replaces in one step; it shows the same bytes of
+            //   the same file, so that references into it stay good.
+            // - The only thread of a freshly forked child is this one.
+            // - Where the kernel refuses, the mapping is as it was.
+            let mapped = unsafe {
+                rustix::mm::mmap(
+                    self.base.as_ptr().cast(),
+                    self.bytes as usize,
+                    ProtFlags::READ | ProtFlags::WRITE,
+                    MapFlags::PRIVATE | MapFlags::NORESERVE | MapFlags::FIXED,
+                    &self.fd,
+                    0,
+                )
+            };
+            if mapped.is_ok() {
+                return;
+            }
+        }
+        // SAFETY:
+        // - The range is exactly our own mapping. Who writes there from here on ends this child, and nobody else.
+        let _ = unsafe {
+            rustix::mm::mprotect(self.base.as_ptr().cast(), self.bytes as usize, MprotectFlags::READ)
+        };
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! The only test of its program, since a fork copies whatever the others hold.
 
-use forklift_shm::{Arena, ArenaLimits, Lock, Segment, Sharing, Waiters, prepare_for_forks, privatize};
+use forklift_shm::{Arena, ArenaLimits, Lock, Segment, Sharing, Waiters, prepare_for_forks};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -70,7 +70,6 @@ fn no_child_inherits_a_lock_that_is_held() {
             0 => {
                 // SAFETY: it asks the kernel for a signal that ends this process, and touches no memory.
                 unsafe { libc::alarm(CHILD_SECONDS) };
-                privatize();
                 shared.touch(u64::from(fork));
                 // SAFETY: it ends the process, and runs nothing of it.
                 unsafe { libc::_exit(0) };
