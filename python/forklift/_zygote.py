@@ -577,11 +577,8 @@ def _close_inherited(keep: tuple[int, ...]) -> None:
 
 
 def _descriptors(ancillary: list[Any]) -> list[int]:
-    fds: list[int] = []
-    for level, kind, data in ancillary:
-        if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS:
-            fds += Struct(f"{len(data) // 4}i").unpack_from(data)
-    return fds
+    sent = (data for *kind, data in ancillary if kind == [_socket.SOL_SOCKET, _socket.SCM_RIGHTS])
+    return [fd for data in sent for fd in Struct(f"{len(data) // 4}i").unpack_from(data)]
 
 
 def _read_all(fd: int, size: int) -> bytes:

@@ -1,4 +1,4 @@
-"""A process that has as many descriptors open as it may cannot receive shared memory. The kernel drops what was sent."""
+"""A process that has as many descriptors open as it may cannot receive shared memory: the kernel drops it."""
 
 from __future__ import annotations
 

@@ -3,20 +3,24 @@
 //! A [`Station`] hides what travels along with the work: descriptors of segments, blocks given back, messages too
 //! long for a packet, the line of the scoreboard. The binding asks for the next [`Order`], and answers.
 
+mod allowance;
+mod orders;
+
 use crate::channel::{PACKET_BYTES_MAX, Packet, WorkerEnd};
-use crate::commons::{Holdings, Shared};
+use crate::commons::Holdings;
 use crate::config::TRIM_AFTER;
 use crate::error::{Error, Result, descriptors_max, system};
-use crate::event::Spent;
 use crate::footprint::Footprint;
 use crate::id::{ChunkId, JobId, Time, WorkerId};
 use crate::message::{DROPPED_MAX, ToParent, ToWorker, VERSION};
 use crate::near::Shelf;
-use crate::payload::{Announced, Loans, Parcel, Payload};
-use crate::telemetry::{Shift, clock};
+use crate::payload::{Announced, Loans, Payload};
+use crate::telemetry::clock;
+use allowance::Allowance;
 use forklift_shm::{
     Arena, ArenaLimits, Ledger, Mark, Phase, Scoreboard, Segment, SegmentId, Sharing, Turnstile,
 };
+pub use orders::{Call, Done, Order, Refused};
 use rustix::event::EventfdFlags;
 use rustix::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -33,97 +37,6 @@ const GATE_PATIENCE: Duration = Duration::from_secs(60);
 
 /// What an idle worker keeps warm for its next results.
 const TRIM_KEEP_BYTES: u64 = 16 << 20;
-
-/// What the parent wants of this worker.
-pub enum Order {
-    /// Run the initializer, if there is one, then report [`Station::ready`] or [`Station::refuse`].
-    Start {
-        /// The pickled `(initializer, initargs)`.
-        initializer: Option<Parcel>,
-    },
-    /// Call the function of `job` for some items, and answer them in order.
-    Call(Call),
-    /// Answer the items of this piece with this error: what they are built upon could not be received.
-    Refuse(Refused),
-    /// Keep a value for the tasks to come, under this key.
-    Share {
-        /// The job that it ends with; job 0 is the pool.
-        job: JobId,
-        /// Its name in pickles.
-        key: u64,
-        /// Whether one object serves all tasks; else each gets its own.
-        keep: bool,
-        /// The value.
-        value: Shared,
-    },
-    /// Drop the value of this key.
-    Unshare(u64),
-    /// Drop the function of this job, and the values that were shared for it.
-    Forget(JobId),
-    /// Leave.
-    Stop,
-    /// A signal came, or nothing did for a while: look after the interpreter, then ask again.
-    Pause,
-}
-
-/// A piece of work.
-#[derive(Debug)]
-pub struct Call {
-    /// Whose.
-    pub job: JobId,
-    /// Of which chunk.
-    pub chunk: ChunkId,
-    /// The job's index of the chunk's first item.
-    pub first: u64,
-    /// Items to leave out at the front of the chunk.
-    pub skip: u32,
-    /// Items to do.
-    pub items: u32,
-    /// Whether the piece may be [given back](Station::give_back).
-    pub retained: bool,
-    /// When to [surrender](Station::surrender) what is not begun of it.
-    pub until: Option<Time>,
-    /// The function, the first time.
-    pub function: Option<Parcel>,
-    /// The pickled list of the chunk's items.
-    pub payload: Parcel,
-    /// When it came, and how long this worker had waited for it.
-    pub begun: Time,
-    /// See `begun`.
-    pub waited: Duration,
-}
-
-/// A piece of work that cannot be done.
-#[derive(Debug)]
-pub struct Refused {
-    /// Whose.
-    pub job: JobId,
-    /// Of which chunk.
-    pub chunk: ChunkId,
-    /// The job's index of its first item.
-    pub first: u64,
-    /// How many items.
-    pub items: u32,
-    /// Why.
-    pub reason: Error,
-}
-
-/// What became of the next items of the piece in hand.
-#[derive(Debug)]
-pub struct Done {
-    /// Of which chunk.
-    pub chunk: ChunkId,
-    /// How many.
-    pub items: u32,
-    /// How many of them failed.
-    pub failed: u32,
-    /// Whether these are the last.
-    pub last: bool,
-    /// Where the time went.
-    pub spent: Spent,
-    /// Where else. What copying and sending took is added to it here.
-    pub shift: Shift,
-}
 
 /// What interrupts a station's [wait](Station::receive_or). Any thread may ring.
 #[derive(Debug)]
@@ -177,16 +90,6 @@ pub struct Station {
     answered: bool,
     /// How many descriptors this process may have open, once one could not be received for that.
     short: Option<u64>,
-}
-
-/// How much memory of its own this worker may have after a call.
-struct Allowance {
-    limit: u64,
-    footprint: Footprint,
-    /// When it was last looked at.
-    looked: Time,
-    /// It has too much, and begins on nothing more.
-    outgrown: bool,
 }
 
 impl Station {
@@ -540,43 +443,6 @@ impl Station {
     pub fn give_back(&mut self, chunk: ChunkId) -> Result<()> {
         self.send_returns()?;
         self.send(&ToParent::Unreadable { chunk })
-    }
-
-    /// Whether the limit on this worker's memory is to be looked at after a call that ended at this time. Once in each
-    /// tick of the clock that [`Station::mark`] returns is enough, whatever calls cost.
-    pub fn is_look_due(&mut self, now: Time) -> bool {
-        let Some(allowance) = self.allowance.as_mut().filter(|allowance| allowance.looked != now) else {
-            return false;
-        };
-        allowance.looked = now;
-        true
-    }
-
-    /// Whether this worker may have outgrown its limit. Cheap. `held_bytes` are those of arrays in its blocks; with
-    /// `done` there is no piece in hand, and what it kept of its arguments counts.
-    #[must_use]
-    pub fn may_have_outgrown(&self, held_bytes: u64, done: bool) -> bool {
-        let held = self.held(held_bytes, done);
-        let allowance = self.allowance.as_ref().filter(|allowance| !allowance.outgrown);
-        allowance.is_some_and(|allowance| allowance.footprint.suspect(held, allowance.limit))
-    }
-
-    fn held(&self, held_bytes: u64, done: bool) -> u64 {
-        held_bytes.saturating_add(if done { self.holdings.returns.kept_bytes() } else { 0 })
-    }
-
-    /// Whether it has, to be asked when nothing is encoded and not sent, and freed memory was given back. Then the parent
-    /// is told, and pieces that come are surrendered.
-    ///
-    /// # Errors
-    /// [`Error::Gone`].
-    pub fn has_outgrown(&mut self, held_bytes: u64, done: bool) -> Result<bool> {
-        let held = self.held(held_bytes, done);
-        let Some(allowance) = &mut self.allowance else { return Ok(false) };
-        let Some(own_bytes) = allowance.footprint.above(held, allowance.limit) else { return Ok(false) };
-        allowance.outgrown = true;
-        self.send(&ToParent::Outgrown { own_bytes })?;
-        Ok(true)
     }
 
     /// Gives a piece back, or what is not answered of it, since this worker has outgrown its limit, or is at it for longer

@@ -1,6 +1,8 @@
 //! What was encoded is decoded, and nothing else is.
 
 use super::*;
+use crate::id::Time;
+use crate::payload::Part;
 use proptest::prelude::*;
 
 fn span() -> impl Strategy<Value = Span> {
