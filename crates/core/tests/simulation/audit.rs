@@ -78,6 +78,7 @@ pub(crate) struct Audit {
     pub(crate) generations: BTreeMap<u32, u32>,
     pub(crate) in_flight: u64,
     pub(crate) processes: u32,
+    processes_most: u32,
     /// What may be in flight now.
     window: u64,
     pub(crate) wanted: bool,
@@ -100,6 +101,7 @@ impl Audit {
     pub(crate) fn new(plan: Plan) -> Self {
         Audit {
             processes: plan.scheduler.processes,
+            processes_most: plan.scheduler.processes,
             window: plan.scheduler.window_bytes,
             plan,
             jobs: BTreeMap::new(),
@@ -126,11 +128,8 @@ impl Audit {
         (self.death, self.lost_now) = (None, 0);
         match *event {
             Event::Opened { job, spec } => self.open(job, spec.delivery),
-            Event::Submitted { job, chunk, first, items, bytes, holding, kept } => {
+            Event::Submitted { job, chunk, first, items, bytes, .. } => {
                 self.submit(job, chunk, first, items, bytes);
-                if let Some(book) = self.chunks.get_mut(&chunk) {
-                    (book.holding, book.kept) = (holding, kept);
-                }
             }
             Event::Exhausted { job, .. } => {
                 if let Some(book) = self.jobs.get_mut(&job) {
@@ -147,7 +146,9 @@ impl Audit {
             Event::Restored { chunk, bytes } => self.restore(chunk, bytes),
             Event::Forfeited { chunk } => self.forfeit(chunk),
             Event::Passed { worker, piece } => self.pass(worker, piece),
-            Event::Resized { processes } => self.processes = processes,
+            Event::Resized { processes } => {
+                (self.processes, self.processes_most) = (processes, self.processes_most.max(processes));
+            }
             Event::Admitted { window_bytes, .. } => {
                 self.window = window_bytes;
                 if self.in_flight > self.window {
@@ -211,8 +212,9 @@ impl Audit {
         book.submitted += u64::from(items);
         book.largest_chunk = book.largest_chunk.max(bytes);
         self.in_flight += bytes;
-        let (holding, kept, edition, used) = (Holding::Own, Kept::Not, 0, vec![None; items as usize]);
-        let (reclaiming, suspect) = (false, false);
+        let plan = &self.plan.jobs[job.0 as usize];
+        let (holding, kept, used) = (plan.holding, plan.kept, vec![None; items as usize]);
+        let (edition, reclaiming, suspect) = Default::default();
         let book = ChunkBook { job, first, items, bytes, holding, kept, edition, used, reclaiming, suspect };
         self.chunks.insert(chunk, book);
     }
@@ -565,8 +567,7 @@ impl Audit {
                 forklift_core::event::Chunking::Fixed(items) => u64::from(items),
                 forklift_core::event::Chunking::Automatic | forklift_core::event::Chunking::Numbered => 1,
             };
-            let limit =
-                config.stream_bytes + weight * chunk * u64::from(self.processes.max(config.processes));
+            let limit = config.stream_bytes + weight * chunk * u64::from(self.processes_most);
             assert!(book.unconsumed_bytes <= limit, "{} bytes wait for the consumer", book.unconsumed_bytes);
         }
     }

@@ -223,6 +223,8 @@ impl Plan {
         let storm = rng.chance(0.25);
         // A crowd: brief items of many jobs, that are cancelled while their pieces lie behind each other.
         let crowd = !storm && rng.chance(0.25);
+        // Before anything is known of weights, each of several jobs that open at once is granted a chunk.
+        let steady = steady && !crowd;
         let count = match () {
             () if crowd => rng.between(20, 40),
             () if storm => rng.between(8, 20),
