@@ -33,21 +33,28 @@ def run(
     """
     results: list[Any] = []
     failures: Failures = []
-    while (turn := job.next_turn(True)) is not None:
-        if isinstance(turn, tuple):
-            first, values, failed, count = turn
-            if take is not None:
-                take(first, values, failed)
-            else:
-                failures += failed
-                _place(results, first, values)
-            del turn, values, failed  # The caller may want their memory back while nothing comes.
-            if done is not None:
-                done(count)
-        elif turn:
-            _give(job, items, turn)
-        elif done is not None:
-            done(0)  # Whoever shows progress also shows the time.
+    try:
+        while (turn := job.next_turn(True)) is not None:
+            if isinstance(turn, tuple):
+                first, values, failed, count = turn
+                if take is not None:
+                    take(first, values, failed)
+                else:
+                    failures += failed
+                    _place(results, first, values)
+                del turn, values, failed  # The caller may want their memory back while nothing comes.
+                if done is not None:
+                    done(count)
+            elif turn:
+                _give(job, items, turn)
+            elif done is not None:
+                done(0)  # Whoever shows progress also shows the time.
+    except BaseException:
+        # Whoever keeps the exception keeps this frame.
+        turn, values, failed = None, [], []
+        results.clear()
+        failures.clear()
+        raise
     failures.sort(key=lambda failure: failure[0])
     return results, failures
 
