@@ -14,6 +14,7 @@
 mod children;
 mod chunks;
 mod forks;
+mod graves;
 mod limits;
 mod looks;
 mod memory;
@@ -146,6 +147,8 @@ pub(crate) struct Driver {
     free_lines: Vec<u32>,
     lines_used: u32,
     workers: HashMap<WorkerId, Worker>,
+    /// Those that were given up and whose processes may live, by serial.
+    graves: HashMap<u64, Worker>,
     by_serial: HashMap<u64, WorkerId>,
     serials: u64,
     jobs: HashMap<JobId, Job>,
@@ -228,6 +231,7 @@ impl Driver {
             free_lines: Vec::new(),
             lines_used: 0,
             workers: HashMap::new(),
+            graves: HashMap::new(),
             by_serial: HashMap::new(),
             // The first serials' places are the bell's and the zygote's.
             serials: 1,

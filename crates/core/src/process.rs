@@ -10,7 +10,7 @@ use crate::channel::{self, ParentEnd};
 use crate::error::{Error, Result, system};
 use crate::id::WorkerId;
 use forklift_shm::{Held, Lock};
-use rustix::event::{PollFd, PollFlags};
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use rustix::fs::MemfdFlags;
 use rustix::io::Errno;
@@ -138,6 +138,15 @@ impl Process {
             (None, Some(pid)) => rustix::process::kill_process(pid, Signal::KILL),
             (None, None) => Ok(()),
         };
+    }
+
+    /// Whether it may not have ended yet. False where the kernel does not tell.
+    #[must_use]
+    pub fn may_live(&self) -> bool {
+        self.pidfd.as_ref().is_some_and(|pidfd| {
+            let mut ended = [PollFd::new(pidfd, PollFlags::IN)];
+            rustix::event::poll(&mut ended, Some(&Timespec::default())) == Ok(0)
+        })
     }
 
     /// Reaps it if it is our own child and has ended: exit code, or minus the signal.

@@ -46,15 +46,38 @@ impl Driver {
     }
 
     fn try_bear(&mut self, id: WorkerId) -> Result<()> {
-        let line = match self.free_lines.pop() {
-            Some(line) => line,
+        let line = self.take_line()?;
+        self.scoreboard.gate(line).open();
+        let (worker, ends) = match self.make_worker(id, line) {
+            Ok(made) => made,
+            Err(error) => {
+                self.free_lines.push(line);
+                return Err(error);
+            }
+        };
+        self.by_serial.insert(worker.serial, id);
+        self.workers.insert(id, worker);
+        if self.forks_in_turn(id) {
+            self.forks.put(id, ends);
+            return Ok(());
+        }
+        self.begin_birth(id, ends)
+    }
+
+    /// A line of the scoreboard that nobody writes to.
+    fn take_line(&mut self) -> Result<u32> {
+        match self.free_lines.pop() {
+            Some(line) => Ok(line),
             None if self.lines_used < SCOREBOARD_LINES => {
                 self.lines_used += 1;
-                self.lines_used - 1
+                Ok(self.lines_used - 1)
             }
-            None => return Err(Error::Malformed("more workers at a time than a pool can watch")),
-        };
-        self.scoreboard.gate(line).open();
+            None => Err(Error::Malformed("more workers at a time than a pool can watch")),
+        }
+    }
+
+    /// A worker that is to be born, which has been sent its first messages.
+    fn make_worker(&mut self, id: WorkerId, line: u32) -> Result<(Worker, ChildEnds)> {
         self.serials += 1;
         self.reserve.fill(&self.bell);
         let (mut worker, ends) =
@@ -79,13 +102,7 @@ impl Driver {
             errno: rustix::io::Errno::from_io_error(&error).unwrap_or(rustix::io::Errno::BADF),
         })?;
         worker.send_with(&start, vec![Arc::new(board)], &self.arenas)?;
-        self.by_serial.insert(worker.serial, id);
-        self.workers.insert(id, worker);
-        if self.forks_in_turn(id) {
-            self.forks.put(id, ends);
-            return Ok(());
-        }
-        self.begin_birth(id, ends)
+        Ok((worker, ends))
     }
 
     pub(super) fn begin_birth(&mut self, id: WorkerId, ends: ChildEnds) -> Result<()> {
@@ -418,7 +435,7 @@ impl Driver {
     }
 
     pub(super) fn see_death(&mut self, serial: u64) {
-        let Some(&id) = self.by_serial.get(&serial) else { return };
+        let Some(&id) = self.by_serial.get(&serial) else { return self.close_grave(serial) };
         let Some(worker) = self.workers.get_mut(&id) else { return };
         let Some(process) = &worker.process else { return };
         if let Some(pidfd) = process.pidfd() {
@@ -505,12 +522,12 @@ impl Driver {
         if let Some(worker) = self.workers.remove(&id) {
             self.by_serial.remove(&worker.serial);
             self.counters.messages_sent += worker.messages;
-            self.free_lines.push(worker.line);
             for job in &worker.knows {
                 if let Some(job) = self.jobs.get_mut(job) {
                     job.known_by.remove(&id);
                 }
             }
+            self.lay_to_rest(worker);
         }
     }
 }
