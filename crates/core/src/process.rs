@@ -445,3 +445,26 @@ fn notice(packet: channel::Packet) -> Result<Option<Notice>> {
         _ => Err(malformed()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::process::ExitStatusExt;
+    use std::time::Instant;
+
+    #[test]
+    fn a_process_may_live_until_it_has_ended() {
+        let mut child = Command::new("sleep").arg("60").spawn().unwrap();
+        let process = Process::new(child.id(), true).unwrap();
+        // Where the kernel has no descriptors of processes, nobody tells.
+        assert!(process.may_live() || process.pidfd().is_none());
+        process.kill();
+        let begun = Instant::now();
+        while process.may_live() {
+            assert!(begun.elapsed() < Duration::from_secs(20), "SIGKILL ends it");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        assert_eq!(child.wait().unwrap().signal(), Some(9));
+        assert!(!Process::elsewhere().may_live());
+    }
+}
