@@ -12,6 +12,7 @@ import pytest
 
 import forklift
 from tests.conftest import kept_clean
+from tests.patience import until
 
 BACKENDS = ("ray", "dask")
 
@@ -150,9 +151,15 @@ def end_kept(kind: str) -> None:
 
 
 @pytest.fixture
-def alone(implementation: str) -> None:
-    """No kept pool, which would replace its workers while the test kills nodes."""
+def alone(implementation: str, request: pytest.FixtureRequest) -> None:
+    """No kept pool, which would replace its workers while the test kills nodes; and all nodes are there.
+
+    Of Dask, whose nannies start again what a test before killed. A pool that finds one node has all its seats there.
+    """
     end_kept(implementation)
+    if implementation == "dask":
+        client = request.getfixturevalue("dask_cluster")
+        until(lambda: len(client.sync(client.scheduler.ncores)) == 2, "both workers of Dask")
 
 
 @pytest.fixture

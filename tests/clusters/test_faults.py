@@ -158,7 +158,7 @@ class DaskOfProcesses:
         self.processes: list[subprocess.Popen[bytes]] = []
         self.file = folder / "scheduler.json"
         self.start("scheduler", "--port", "0", "--no-dashboard")
-        until(self.file.exists, "a scheduler", 120)
+        until(self.address, "a scheduler", 120)
         for _ in range(2):
             self.start("worker", "--nthreads", "2", "--no-nanny", "--no-dashboard", "--memory-limit", "0")
 
@@ -171,7 +171,10 @@ class DaskOfProcesses:
     def address(self) -> str:
         import json
 
-        address: str = json.loads(self.file.read_text())["address"]
+        try:
+            address: str = json.loads(self.file.read_text())["address"]
+        except (FileNotFoundError, ValueError):  # Not there, or not written to its end.
+            return ""
         return address
 
     def wait(self) -> None:
