@@ -40,8 +40,10 @@ def meet(directory: str) -> int:
 
 
 def write_pid(path: str) -> None:
-    with open(path, "w") as file:
+    """Leave a file with the pid, whole from the moment at which it is there."""
+    with open(f"{path}.new", "w") as file:
         file.write(str(os.getpid()))
+    os.rename(f"{path}.new", path)
 
 
 def die(way: str) -> None:
