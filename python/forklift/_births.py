@@ -106,12 +106,10 @@ def start(initializer: tuple[Any, ...] | None, **options: Any) -> _native.Pool:
     _native.check_environment()
     try:
         return _native.Pool(initializer=initializer, **options)
-    except (OSError, MemoryError):
-        raise
     except Exception as error:
-        from forklift._failure import encode_error
+        from forklift._failure import refusal
 
-        raise encode_error(initializer, "(initializer, initargs)") from error
+        raise refusal(initializer, "(initializer, initargs)", error)  # noqa: B904
 
 
 def command(method: str) -> list[str]:

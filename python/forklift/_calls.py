@@ -107,7 +107,7 @@ def begin(
     except Exception as error:
         from forklift._outcome import unsendable_function
 
-        raise unsendable_function(func) from error
+        raise unsendable_function(func, error)  # noqa: B904
 
 
 def map_(

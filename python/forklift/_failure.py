@@ -38,6 +38,7 @@ __all__ = [
     "pack_exception",
     "pack_exit",
     "pack_result_failure",
+    "refusal",
     "unpack_exception",
     "words",
 ]
@@ -64,7 +65,24 @@ def find_culprit(obj: object, root: str) -> tuple[str, BaseException]:
 
 def encode_error(obj: object, root: str, index: int | None = None) -> EncodeError:
     """Make the `EncodeError` for an object that could not be pickled."""
+    return _encode_error(_Search(obj, root), index)
+
+
+def refusal(obj: object, root: str, error: Exception) -> BaseException:
+    """Return what to raise where `error` ended the encoding of an object: that error itself if it says that the system
+    is short of something, else an `EncodeError`.
+    """
+    if isinstance(error, MemoryError):
+        return error
     search = _Search(obj, root)
+    if isinstance(error, OSError) and search.found_nothing:
+        return error
+    found = _encode_error(search, None)
+    found.__cause__ = error
+    return found
+
+
+def _encode_error(search: _Search, index: int | None) -> EncodeError:
     kind = type(search.error).__name__
     error = rebuild_encode_error(kind, search.path, words(search.error), bounded_repr(search.part), index)
     error.__cause__ = search.error
@@ -84,7 +102,9 @@ class _Search:
         self.path = root
         self.dumps = 0
         self.deadline = time.monotonic() + SEARCH_SECONDS_MAX
-        self.error = self.attempt(obj) or _pickle.PicklingError("it could not be pickled, but now it can")
+        failed = self.attempt(obj)
+        self.found_nothing = failed is None
+        self.error = failed or _pickle.PicklingError("it could not be pickled, but now it can")
         try:
             self.descend()
         except self.answers:

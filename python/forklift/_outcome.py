@@ -101,6 +101,8 @@ def unsendable_item(item: object, index: int, error: BaseException) -> Failure:
     """Say which part of an item cannot be pickled. The item stays; only its failure crosses, and comes back."""
     from forklift._failure import encode_error, pack_exception
 
+    if isinstance(error, MemoryError):
+        return Failure(pack_exception(error))
     del error  # The search for the culprit finds it again, at the smallest part.
     failure: EncodeError = encode_error(item, f"items[{index}]", index)
     return Failure(pack_exception(failure))
@@ -113,11 +115,11 @@ def refused_item(error: MemoryLimitExceeded, index: int) -> Failure:
     return Failure(pack_exception(MemoryLimitExceeded(error.asked, error.limit, error.holder, index)))
 
 
-def unsendable_function(function: object) -> EncodeError:
-    """Say which part of a function (or of what it closes over) cannot be pickled."""
-    from forklift._failure import encode_error
+def unsendable_function(function: object, error: Exception) -> BaseException:
+    """Say which part of a function (or of what it closes over) cannot be pickled, if that is why it was not sent."""
+    from forklift._failure import refusal
 
-    return encode_error(function, getattr(function, "__name__", "function"))
+    return refusal(function, getattr(function, "__name__", "function"), error)
 
 
 def undecodable_results(

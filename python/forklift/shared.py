@@ -64,9 +64,9 @@ def share(pool: _native.Pool, value: T) -> Shared[T]:
     try:
         key = pool.share(value)
     except Exception as error:
-        from forklift._failure import encode_error
+        from forklift._failure import refusal
 
-        raise encode_error(value, "value") from error
+        raise refusal(value, "value", error)  # noqa: B904
     return Shared(pool, key, value)
 
 

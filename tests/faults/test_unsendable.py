@@ -77,6 +77,25 @@ def test_unsendable_function_and_initargs(pool):
         other.map(work.square, [1])
 
 
+class Short:
+    """There is no memory to pickle it."""
+
+    def __reduce__(self):
+        raise MemoryError("no room for it")
+
+
+def test_want_of_memory_is_no_fault_of_what_was_to_be_sent(pool):
+    short = Short()
+    with pytest.raises(MemoryError, match="no room for it"):
+        pool.map(lambda x: short, [1])
+    with pytest.raises(MemoryError, match="no room for it"):
+        pool.share(short)
+    failed = pool.map(work.identity, [1, short, 3], on_error="return")
+    assert failed[::2] == [1, 3] and type(failed[1]) is MemoryError
+    with pytest.raises(MemoryError, match="no room for it"):
+        forklift.Pool(1, print, (short,))
+
+
 def test_text_stays_short(pool):
     """mpire makes a text of 64 million characters of this."""
     for item in (work.Verbose(), [work.Verbose()] * 3, {"key": work.Verbose()}):

@@ -134,9 +134,9 @@ class Once:
             return self._dump_batch(_pickling.cloud_pickler_class(), batch, used), used
         except Exception as error:
             self.release(used)
-            from forklift._failure import encode_error
+            from forklift._failure import refusal
 
-            raise encode_error(getattr(batch, "items", batch), "tasks") from error
+            raise refusal(getattr(batch, "items", batch), "tasks", error)  # noqa: B904
 
     def release(self, used: list[Sight]) -> None:
         """Count off the references of a batch; drop what has died and is referred to no longer."""
