@@ -16,7 +16,7 @@ import os
 import sys
 from _blake2 import blake2b
 from _functools import _lru_cache_wrapper  # type: ignore[import-not-found]
-from _thread import allocate_lock
+from _thread import _local, allocate_lock
 from types import CellType, CodeType, FunctionType, ModuleType
 from weakref import WeakKeyDictionary, ref
 
@@ -31,7 +31,17 @@ if TYPE_CHECKING:
     # By name: the version and the value; the version alone for a name that is bound no more.
     Versions = dict[str, tuple[int, Any] | tuple[int]]
 
-__all__ = ["Digest", "digest", "digest_by", "frozen", "gone", "number_of", "take_stamps", "versions"]
+__all__ = [
+    "Digest",
+    "Moment",
+    "digest",
+    "digest_by",
+    "frozen",
+    "gone",
+    "number_of",
+    "take_stamps",
+    "versions",
+]
 
 CachedFunction: Any = _lru_cache_wrapper  # What `functools.lru_cache` makes.
 
@@ -43,15 +53,36 @@ ELEMENTS_MAX = 64
 Digest = tuple[bytes, int]
 
 
+class _Moments(_local):
+    """By thread: which pickle is being made, if it is one in which all values are those of one moment."""
+
+    now = 0
+
+
+_moments = _Moments()
+
+
+class Moment:
+    """A context in which a value is looked at once, however many definitions refer to it."""
+
+    def __enter__(self) -> None:
+        self.former, _moments.now = _moments.now, next_serial()
+
+    def __exit__(self, *exc: object) -> None:
+        _moments.now = self.former
+
+
 class _Stamp:
     """What a name was bound to when it was last sent."""
 
-    __slots__ = ("_hard", "_weak", "proof", "version")
+    __slots__ = ("_hard", "_weak", "moment", "proof", "version")
 
     def __init__(self, version: int, value: Any, proof: Digest | bool | None) -> None:
         self.version = version
         #: The value's digest; True for one that cannot change, None for one of which nothing is known.
         self.proof = proof
+        #: When it was last proven.
+        self.moment = _moments.now
         try:
             self._weak: Any = ref(value)
             self._hard = None
@@ -62,6 +93,10 @@ class _Stamp:
         if self._weak is None:
             return self._hard is value
         return value is not None and self._weak() is value  # None is what a reference to the dead returns.
+
+    def is_certain(self) -> bool:
+        """Whether no look at the value is needed to say that it has not changed."""
+        return self.proof is True or (self.proof is not None and self.moment == _moments.now != 0)
 
     def holds(self) -> bool:
         """Whether it keeps the value alive."""
@@ -112,7 +147,7 @@ def versions(owner: str, values: Mapping[str, Any], structure: bool = False) -> 
     table = _stamps.setdefault(owner, {})
     for name, value in values.items():
         stamp = table.get(name)
-        if stamp is None or not stamp.is_of(value) or stamp.proof is not True:
+        if stamp is None or not stamp.is_of(value) or not stamp.is_certain():
             stamp = _stamp(table, name, value, structure and is_special(name))
         found[name] = (stamp.version, value)
     return found
@@ -126,6 +161,7 @@ def _stamp(table: dict[str, _Stamp], name: str, value: Any, is_fixed: bool) -> _
     with _lock:
         stamp = table.get(name)
         if stamp is not None and stamp.is_of(value) and proof is not None and stamp.proof == proof:
+            stamp.moment = _moments.now
             return stamp
         # Numbered within the lock, so that the newest stamp has the highest version.
         stamp = table[name] = _Stamp(next_serial(), value, proof)
@@ -219,23 +255,24 @@ _WRAPPED = {
 # Digests ---------------------------------------------------------------------------------------------------------
 
 
-def digest(value: Any) -> Digest | None:
-    """Digest the pickled form of a value; None if it has none, of which whoever sends it will hear."""
-    return digest_by((lambda: _Reader, _cloud_reader), value)
+def digest(value: Any, bytes_max: int | None = None) -> Digest | None:
+    """Digest the pickled form of a value; None if it has none, of which whoever sends it will hear, or a larger one."""
+    return digest_by((lambda: _Reader, _cloud_reader), value, bytes_max)
 
 
-def digest_by(kinds: Iterable[Callable[[], Any]], value: Any) -> Digest | None:
+def digest_by(kinds: Iterable[Callable[[], Any]], value: Any, bytes_max: int | None = None) -> Digest | None:
     """Digest what the first of these classes of picklers writes that can pickle the value; None if none can."""
     for kind in kinds:
+        sink = _Sink(bytes_max)
         try:
-            return _digest(kind(), value)
+            return _digest(kind(), value, sink)
         except Exception:
-            continue
+            if sink.is_full:
+                return None
     return None
 
 
-def _digest(kind: Any, value: Any) -> Digest:
-    sink = _Sink()
+def _digest(kind: Any, value: Any, sink: _Sink) -> Digest:
     kind(sink, PROTOCOL, buffer_callback=sink.buffer).dump(value)
     return sink.hash.digest(), sink.bytes
 
@@ -243,20 +280,28 @@ def _digest(kind: Any, value: Any) -> Digest:
 class _Sink:
     """Digests a pickle stream and the buffers that it refers to, as they come."""
 
-    def __init__(self) -> None:
+    def __init__(self, bytes_max: int | None) -> None:
         self.hash = blake2b(digest_size=20)
         self.bytes = 0
+        self.bytes_max = sys.maxsize if bytes_max is None else bytes_max
+        self.is_full = False
 
     def write(self, piece: Any) -> None:
+        self.count(len(piece))
         self.hash.update(piece)
-        self.bytes += len(piece)
+
+    def count(self, more: int) -> None:
+        self.bytes += more
+        if self.bytes > self.bytes_max:
+            self.is_full = True
+            raise ValueError("it is larger than asked for")
 
     def buffer(self, offered: Any) -> None:
         memory = offered.raw()
+        self.count(memory.nbytes)
         # Its length before it, so that two buffers are not taken for two others of the same bytes.
         self.hash.update(memory.nbytes.to_bytes(8, "little"))
         self.hash.update(memory)
-        self.bytes += memory.nbytes
 
 
 class _Reader(_pickle.Pickler):

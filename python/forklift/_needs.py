@@ -83,9 +83,9 @@ class Needs:
             return False
         for mapping, name, refer, before in self.bound:
             value = mapping.get(name, _MISSING)
-            if value is not refer() or digest(value) != before:
+            if value is not refer() or digest(value, VALUE_BYTES_MAX) != before:
                 return False
-        return not self.held or all(digest(value) == before for value, before in self.held)
+        return not self.held or all(digest(value, VALUE_BYTES_MAX) == before for value, before in self.held)
 
     def function(self, func: FunctionType, names: list[str]) -> None:
         """A function goes in, which looks up these globals. One that is missing may come to be defined."""
@@ -145,8 +145,8 @@ class Needs:
             if type(value) in (str, bytes) and len(value) > TEXT_LENGTH_MAX:
                 self._refuse()
             return None
-        found = digest(value)
-        if found is None or found[1] > VALUE_BYTES_MAX:
+        found = digest(value, VALUE_BYTES_MAX)
+        if found is None:
             self._refuse()
         return found
 

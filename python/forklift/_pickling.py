@@ -25,6 +25,7 @@ from types import CellType, CodeType, FunctionType, ModuleType
 
 from forklift import _bindings, _byvalue, _identities
 from forklift._byvalue import MAIN_MODULES, CachedFunction, is_dynamic
+from forklift._changes import Moment
 from forklift._mapped import reduce_mapped
 from forklift._needs import ByValue, Needs
 from forklift._reducers import reduce_large
@@ -261,6 +262,10 @@ def _make_cloud_pickler_class(upward: bool) -> Any:
         """cloudpickle's pickler, with functions and classes as `_byvalue` sends them, and arrays as everywhere."""
 
         needs: Needs | None = None
+
+        def dump(self, obj: Any) -> Any:
+            with Moment():
+                return super().dump(obj)
 
         def reducer_override(self, obj: Any) -> Any:
             if isinstance(obj, type):
