@@ -48,6 +48,8 @@ CachedFunction: Any = _lru_cache_wrapper  # What `functools.lru_cache` makes.
 PROTOCOL = 5
 # A longer tuple is pickled rather than walked through, each time: that is faster.
 ELEMENTS_MAX = 64
+# Above it, a buffer's contents are condensed at the speed of memory before they are digested.
+CONDENSED_BYTES_MIN = 64 << 10
 
 # Digest, and how many bytes it is made of. None: the value cannot be pickled, so nothing is known of it.
 Digest = tuple[bytes, int]
@@ -288,7 +290,7 @@ class _Sink:
 
     def write(self, piece: Any) -> None:
         self.count(len(piece))
-        self.hash.update(piece)
+        self.add(piece, len(piece))
 
     def count(self, more: int) -> None:
         self.bytes += more
@@ -301,7 +303,15 @@ class _Sink:
         self.count(memory.nbytes)
         # Its length before it, so that two buffers are not taken for two others of the same bytes.
         self.hash.update(memory.nbytes.to_bytes(8, "little"))
-        self.hash.update(memory)
+        self.add(memory, memory.nbytes)
+
+    def add(self, data: Any, size: int) -> None:
+        if size >= CONDENSED_BYTES_MIN:
+            from forklift._native import condense
+
+            self.hash.update(size.to_bytes(8, "little"))
+            data = condense(data)
+        self.hash.update(data)
 
 
 class _Reader(_pickle.Pickler):

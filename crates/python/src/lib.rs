@@ -1,12 +1,13 @@
 //! The extension module `forklift._native`: translates between Python and the core, and decides nothing.
 //!
-//! floors: error · seconds · visits · signals · descriptor · private_heap · numpy_heap · tally · buffer · text · refcount · numbers · standin · parcel · store · sink · anchors · pickle · unpickle · distant · shared · separate · sharing · bindings · worker · telemetry · onlooker · outcomes · pulls · feed · relay · pool
+//! floors: error · seconds · visits · signals · descriptor · private_heap · numpy_heap · tally · buffer · condense · text · refcount · numbers · standin · parcel · store · sink · anchors · pickle · unpickle · distant · shared · separate · sharing · bindings · worker · telemetry · onlooker · outcomes · pulls · feed · relay · pool
 // Elsewhere the crate is empty: the package installs, and says at the first pool what it lacks.
 #![cfg(target_os = "linux")]
 
 mod anchors;
 mod bindings;
 mod buffer;
+mod condense;
 mod descriptor;
 mod distant;
 mod error;
@@ -46,6 +47,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     signals::watch();
     module.add_class::<buffer::Buffer>()?;
     module.add_class::<buffer::Lent>()?;
+    module.add_function(wrap_pyfunction!(condense::condense, module)?)?;
     module.add_class::<standin::Bulk>()?;
     module.add_class::<numbers::Numbers>()?;
     module.add_function(wrap_pyfunction!(numbers::unpack, module)?)?;
