@@ -23,6 +23,7 @@ from forklift import _ends, _native
 from forklift._calls import APPLY
 from forklift._ends import TERMINATE
 from forklift._outcome import undecodable_result
+from forklift._pickling import freeze
 from forklift.errors import EncodeError, RemoteTraceback, TaskTimeout, WorkerDied, broken_worker_died
 from forklift.pool import RUN, Pool
 
@@ -54,7 +55,8 @@ class Call:
         self, future: Future[Any], fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
         self.future = future
-        self.fn: Callable[..., Any] | None = fn
+        # It may wait here for a while, and globals count as they are now.
+        self.fn: Callable[..., Any] | None = freeze(fn)
         self.args = args
         self.kwargs = kwargs
         self.job: _native.Job | None = None

@@ -37,9 +37,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ByValue",
+    "Frozen",
     "Pickler",
     "ResultPickler",
     "cloud_pickler_class",
+    "freeze",
     "override",
     "override_result",
 ]
@@ -124,6 +126,33 @@ def by_value(obj: Any) -> tuple[Any, ...]:
             break
     _blobs[id(obj)] = (obj, needs, reduced)
     return reduced
+
+
+class Frozen:
+    """A function as it was at some moment, with its globals; it is pickled later, as it was then."""
+
+    __slots__ = ("__func__", "_reduced")
+
+    def __init__(self, func: Any, reduced: tuple[Any, ...]) -> None:
+        self.__func__ = func
+        self._reduced = reduced
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self._reduced
+
+
+def freeze(func: Any) -> Any:
+    """Keep what a function is now for the time at which it is sent, if it travels by value in a form that is kept.
+
+    Else return the function: its name is enough, or it holds what its owner leaves as it is until the call is done.
+    """
+    if not isinstance(func, (FunctionType, type)) and type(func) is not CachedFunction:
+        return func
+    try:
+        reduced = override(func)
+    except Exception:  # Whoever sends it will hear.
+        return func
+    return func if reduced is NotImplemented else Frozen(func, reduced)
 
 
 def load(identity: str, edition: str, blob: bytes) -> Any:

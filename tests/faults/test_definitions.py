@@ -288,3 +288,29 @@ def test_a_call_on_unchanged_globals_reads_no_definition_again(scripts):
         assert pool.map(f, range(3)) == [5] * 3
         assert _pickling._editions == editions + 1
     """).check()
+
+
+def test_a_call_that_waits_was_made_when_it_was_submitted(scripts):
+    """An executor holds back what its pool has no room for."""
+    scripts.run("""
+    import forklift
+    params, bare = {"n": 0}, 0
+    class Model:
+        options = [0]
+        def __init__(self, x):
+            self.seen = params["n"], bare, Model.options[0]
+    def f(x):
+        return params["n"], bare, Model(x).seen
+    def wait(name):
+        await_mark(name)
+    with forklift.Executor(1) as executor:
+        busy = executor.submit(wait, "go")
+        futures = []
+        for n in range(20):
+            params["n"] = bare = Model.options[0] = n
+            futures.append((n, executor.submit(f, n), executor.submit(Model, n)))
+        mark("go")
+        for n, called, made in futures:
+            assert called.result() == (n, n, (n, n, n)), (n, called.result())
+            assert made.result().seen == (n, n, n)
+    """).check()
