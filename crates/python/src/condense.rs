@@ -63,31 +63,3 @@ pub(crate) fn condense<'py>(py: Python<'py>, data: &Bound<'py, PyAny>) -> PyResu
     let numbers = py.detach(|| condensed(bytes));
     Ok(PyBytes::new(py, &numbers))
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_bit_counts() {
-        let mut bytes: Vec<u8> = (0..2 * BLOCK_BYTES + 77).map(|index| (index * 7) as u8).collect();
-        let before = condensed(&bytes);
-        assert_eq!(before, condensed(&bytes));
-        assert_eq!(before.len(), 3 * size_of::<u128>());
-        for place in [0, 1, 8, 15, 16, BLOCK_BYTES - 1, BLOCK_BYTES, 2 * BLOCK_BYTES, bytes.len() - 1] {
-            for bit in 0..8 {
-                bytes[place] ^= 1 << bit;
-                assert_ne!(before, condensed(&bytes), "bit {bit} of byte {place}");
-                bytes[place] ^= 1 << bit;
-            }
-        }
-        bytes.swap(0, 8);
-        assert_ne!(before, condensed(&bytes), "order counts");
-    }
-
-    #[test]
-    fn blocks_of_zeros_are_told_apart_by_their_number() {
-        assert_ne!(condensed(&[0; BLOCK_BYTES]), condensed(&[0; 2 * BLOCK_BYTES]));
-        assert_eq!(condensed(&[]).len(), size_of::<u128>());
-    }
-}
