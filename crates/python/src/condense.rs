@@ -12,9 +12,9 @@ use crate::buffer::memory;
 use pyo3::buffer::PyUntypedBuffer;
 use pyo3::exceptions::PyBufferError;
 use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
 use pyo3::types::PyBytes;
 use std::hash::{BuildHasher, RandomState};
-use std::sync::OnceLock;
 
 /// Words of a block: 4 KiB, so that the key stays in the processor's nearest cache.
 const WORDS: usize = 512;
@@ -22,9 +22,9 @@ const WORD_BYTES: usize = size_of::<u64>();
 const BLOCK_BYTES: usize = WORDS * WORD_BYTES;
 
 /// The process's key. A fork has the same one, and the digests of before.
-fn key() -> &'static [u64; WORDS] {
-    static KEY: OnceLock<[u64; WORDS]> = OnceLock::new();
-    KEY.get_or_init(|| {
+fn key(py: Python<'_>) -> &'static [u64; WORDS] {
+    static KEY: PyOnceLock<[u64; WORDS]> = PyOnceLock::new();
+    KEY.get_or_init(py, || {
         let random = RandomState::new();
         std::array::from_fn(|index| random.hash_one(index))
     })
@@ -47,8 +47,7 @@ fn nh(block: &[u8], key: &[u64; WORDS]) -> u128 {
 }
 
 /// The numbers of all blocks. What is left at the end is filled up with zeros: whoever compares compares lengths too.
-fn condensed(bytes: &[u8]) -> Vec<u8> {
-    let key = key();
+fn condensed(bytes: &[u8], key: &[u64; WORDS]) -> Vec<u8> {
     let blocks = bytes.chunks_exact(BLOCK_BYTES);
     let mut rest = [0; BLOCK_BYTES];
     rest[..blocks.remainder().len()].copy_from_slice(blocks.remainder());
@@ -60,6 +59,7 @@ fn condensed(bytes: &[u8]) -> Vec<u8> {
 pub(crate) fn condense<'py>(py: Python<'py>, data: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
     let buffer = PyUntypedBuffer::get(data)?;
     let bytes = memory(&buffer).ok_or_else(|| PyBufferError::new_err("the buffer is in several pieces"))?;
-    let numbers = py.detach(|| condensed(bytes));
+    let key = key(py);
+    let numbers = py.detach(|| condensed(bytes, key));
     Ok(PyBytes::new(py, &numbers))
 }
