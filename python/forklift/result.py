@@ -81,6 +81,10 @@ class AsyncResult(Generic[T]):
         self._error_callback = error_callback
         self._value: Any = None
         self._error: BaseException | None = None
+        # Held while it is said what became of the call, which is not changed afterwards.
+        self._lock = threading.Lock()
+        self._settled = False
+        self._cancelled = False
 
     def ready(self) -> bool:
         """Whether the call is done, well or not."""
@@ -120,10 +124,20 @@ class AsyncResult(Generic[T]):
         Whether there was anything to stop. `get` then raises `CancelledError`, which is also
         `concurrent.futures.CancelledError`; results that were there already are dropped. Not in `multiprocessing`.
         """
-        if self.ready():
-            return False
+        with self._lock:
+            if self._settled or self.ready():
+                return False
+            self._cancelled = True  # Also if results come before the pool hears of it.
         self._give_up()
         return True
+
+    def _close(self) -> None:
+        """Value or error are there, with the lock held."""
+        if self._cancelled:
+            from forklift._outcome import cancelled
+
+            self._value, self._error = None, cancelled()
+        self._settled = True
 
     def _settle(self) -> None:
         """Make value or error of what has come. Called when ready."""
@@ -159,8 +173,6 @@ class ApplyResult(AsyncResult[T]):
         # None until the call has begun, and for good if it cannot: see `_apply.Line`.
         self._job: _native.Job | None = None
         self._waiting: Waiting | None = None
-        self._lock = threading.Lock()
-        self._settled = False
         # Set when the callback has run; without one there is nothing to wait for but the job.
         self._called_back = threading.Event() if callback or error_callback else None
 
@@ -200,7 +212,8 @@ class ApplyResult(AsyncResult[T]):
     def _fail(self, error: BaseException) -> None:
         """The call does not begin, or cannot be sent, for this reason."""
         with self._lock:
-            self._error, self._settled, self._pool = error, True, None
+            self._error, self._pool = error, None
+            self._close()
 
     def _call_back(self) -> None:
         try:
@@ -224,7 +237,7 @@ class ApplyResult(AsyncResult[T]):
             except BaseException as error:
                 # It was taken, and will not come again.
                 self._error = error
-            self._settled = True
+            self._close()
             self._pool = None
 
 
@@ -274,6 +287,8 @@ class MapResult(AsyncResult[list[T]]):
             self._value = finish(*_progress.run(job, items, meter))
         except BaseException as error:
             self._error = error
+        with self._lock:
+            self._close()
         try:
             self._call_back()
         finally:

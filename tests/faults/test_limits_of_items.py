@@ -132,6 +132,17 @@ def test_cancelling_what_is_done_does_nothing(pool):
     assert result.get() == 3
 
 
+@pytest.mark.parametrize("method", ["map_async", "apply_async"])
+def test_a_call_is_done_or_cancelled_and_not_both(pool, method):
+    for _ in range(200):
+        pending = getattr(pool, method)(*((sum, [[1]]) if method == "map_async" else (sum, ([1],))))
+        if pending.cancel():
+            with pytest.raises(forklift.CancelledError):
+                pending.get()
+        else:
+            assert pending.get() in (1, [1])
+
+
 def test_cancelling_one_call_leaves_others_alone(pool, tmp_path):
     doomed = pool.map_async(say_and_sleep, [str(tmp_path)], 1)
     other = pool.map_async(abs, range(-100, 0), 1)
