@@ -133,6 +133,12 @@ def reading(*args: Any, **kwargs: Any) -> Any:
     return index, (), shape(subject), None
 
 
+def read_beside(other: Any, index: int, seed: int, nap: float, subject: Any) -> Any:
+    """Looks at something and at its item, each by itself."""
+    time.sleep(nap)
+    return index, (), shape(other), shape(subject)
+
+
 def bare(item: Any) -> Any:
     """A function whose items are just what they are; what it does follows from how they look."""
     return perform(None, 0, zlib.crc32(shape(item).encode()) | 1, 0.0, item)
@@ -280,7 +286,12 @@ def nested(keep: Keep) -> Callable[..., Any]:
 
 
 def defaults(keep: Keep) -> Callable[..., Any]:
-    return lambda *args, keep=keep, **kwargs: perform(keep, *told(args, kwargs))
+    """A function with a default that it only reads.
+
+    What a worker makes of a default stays there while the caller leaves it as it is, as with globals; and a default and
+    a part of an item that are one object here are two there.
+    """
+    return lambda *args, keep=keep, **kwargs: read_beside(keep.parts, *told(args, kwargs))
 
 
 #: Kinds of callables over what a function keeps, by name.

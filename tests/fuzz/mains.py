@@ -13,7 +13,7 @@ __all__ = ["KINDS", "Globals", "main"]
 
 SOURCE = """
 from functools import partial as fuzz_partial
-from tests.fuzz.functions import Keep as FuzzKeep, perform as fuzz_perform, told as fuzz_told
+from tests.fuzz.functions import Keep as FuzzKeep, perform as fuzz_perform, read_beside as fuzz_read, told as fuzz_told
 from tests.fuzz.shapes import shape as fuzz_shape
 
 fuzz_table = {}
@@ -44,11 +44,8 @@ def fuzz_indirect(*args, **kwargs):
 def fuzz_with(keep, *args, **kwargs):
     return fuzz_perform(keep, *fuzz_told(args, kwargs))
 
-def fuzz_defaults(keep):
-    def fuzz_default(*args, keep=keep, **kwargs):
-        return fuzz_perform(keep, *fuzz_told(args, kwargs))
-    fuzz_default.__qualname__ = "fuzz_default"
-    return fuzz_default
+def fuzz_defaults(*args, parts={}, **kwargs):
+    return fuzz_read(parts, *fuzz_told(args, kwargs))
 
 def fuzz_as_main(keep):
     made = FuzzMain(keep.parts, keep.gives)
@@ -74,11 +71,14 @@ class Globals:
     def reset(self) -> None:
         names = main()
         names["fuzz_table"], names["fuzz_scale"], names["FuzzMain"].level = {}, 1, []
+        names["fuzz_defaults"].__kwdefaults__["parts"].clear()
 
     def change(self, dice: Any, value: Any) -> None:
         names = main()
-        way = dice.randrange(6)
-        if way == 0:
+        way = dice.randrange(7)
+        if way == 6:
+            names["fuzz_defaults"].__kwdefaults__["parts"][dice.choice("abc")] = value
+        elif way == 0:
             names["fuzz_table"] = {"new": value}
         elif way == 1:
             names["fuzz_table"][dice.choice("abc")] = value
@@ -91,7 +91,7 @@ class Globals:
 
     def functions(self) -> list[Callable[..., Any]]:
         names = main()
-        return [names["fuzz_globals"], names["fuzz_indirect"], names["fuzz_classes"]]
+        return [names["fuzz_globals"], names["fuzz_indirect"], names["fuzz_classes"], names["fuzz_defaults"]]
 
 
 #: Kinds of callables of `__main__` over what a function keeps.
@@ -99,5 +99,4 @@ KINDS: dict[str, Callable[[Any], Callable[..., Any]]] = {
     "bound method of __main__": lambda keep: main()["fuzz_as_main"](keep).work,
     "instance of __main__": lambda keep: main()["fuzz_as_main"](keep),
     "partial of __main__": lambda keep: main()["fuzz_partial"](main()["fuzz_with"], keep),
-    "defaults of __main__": lambda keep: main()["fuzz_defaults"](keep),
 }
