@@ -60,7 +60,8 @@ class Maker:
     def function(self, graph: Graph, *, state: bool) -> tuple[str, Callable[..., Any], Any]:
         """Name, function, and what it keeps."""
         dice = self.dice
-        if "globals" not in self.without and dice.random() < 0.15:
+        # A fork has the globals of its own moment; who keeps no state is forked.
+        if state and "globals" not in self.without and dice.random() < 0.15:
             self.globals.change(dice, dice.choice([dice.randrange(9), *graph.objects]))
             func = dice.choice(self.globals.functions())
             return func.__name__, func, None

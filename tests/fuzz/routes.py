@@ -51,26 +51,24 @@ def attempt(get: Callable[[], Any]) -> Outcome:
 
 def mapped(method: str) -> Callable[..., Finish]:
     def begin(pool: Any, call: Call, dice: random.Random, terms: dict[str, Any]) -> Finish:
-        items = call.begin()
         chunksize = dice.choice([None, None, 1, 1, 2, 7])
         if method.endswith("_async"):
-            pending = getattr(pool, method)(call.func, items, chunksize, on_error="return", **terms)
+            pending = getattr(pool, method)(call.func, call.begin(), chunksize, on_error="return", **terms)
             return lambda: outcomes(pending.get())
         if "imap" in method:
             terms = {**terms, "buffersize": dice.choice([None, None, 1, 4])}
-            stream = getattr(pool, method)(call.func, items, chunksize, on_error="return", **terms)
+            stream = getattr(pool, method)(call.func, call.begin(), chunksize, on_error="return", **terms)
             return lambda: outcomes(stream)
         # What blocks is called when it is waited for, and meanwhile others begin.
         return lambda: outcomes(
-            getattr(pool, method)(call.func, items, chunksize, on_error="return", **terms)
+            getattr(pool, method)(call.func, call.begin(), chunksize, on_error="return", **terms)
         )
 
     return begin
 
 
 def applied(pool: Any, call: Call, dice: random.Random, terms: dict[str, Any]) -> Finish:
-    list(call.begin())
-    return lambda: [attempt(lambda item=item: pool.apply(call.func, *item)) for item in call.items]
+    return lambda: [attempt(lambda item=item: pool.apply(call.func, *item)) for item in call.begin()]
 
 
 def applied_async(pool: Any, call: Call, dice: random.Random, terms: dict[str, Any]) -> Finish:
@@ -125,18 +123,16 @@ def executor_map(executor: Any, call: Call, dice: random.Random, terms: dict[str
 
 def one_liner(pool: Any, call: Call, dice: random.Random, terms: dict[str, Any]) -> Finish:
     method = forklift.starmap if call.form == "star" else forklift.map
-    items, processes = call.begin(), dice.choice([1, 2])
-    return lambda: outcomes(method(call.func, items, processes, on_error="return", **terms))
+    processes = dice.choice([1, 2])
+    return lambda: outcomes(method(call.func, call.begin(), processes, on_error="return", **terms))
 
 
 def joblib_parallel(pool: Any, call: Call, dice: random.Random, terms: dict[str, Any]) -> Finish:
     import joblib
 
-    list(call.begin())
     size = dice.choice(["auto", 1, 3])
-    tasks = [(call.func, args, kwargs) for args, kwargs in call.items]
     parallel = joblib.Parallel(2, backend="forklift", batch_size=size, return_as="list")
-    return lambda: outcomes(parallel(tasks))
+    return lambda: outcomes(parallel([(call.func, args, kwargs) for args, kwargs in call.begin()]))
 
 
 ROUTES = {
