@@ -13,7 +13,7 @@ from functools import partial
 from multiprocessing.context import BaseContext
 from typing import Any
 
-from forklift import _bindings, _native, _pickling, _reducers, _zygote
+from forklift import _bindings, _identities, _native, _pickling, _reducers, _zygote
 
 # Types whose import costs nothing, or that only exist in the user's process.
 _NOT_PRELOADED = {"builtins", "__main__", "__mp_main__"}
@@ -190,6 +190,7 @@ def _serve_forks(native: _native.Pool) -> None:
             continue
         slot, generation, channel, life = order
         try:
+            _identities.introduce()
             pid = _zygote.fork(channel, life, slot, generation, ())
         except BaseException as error:  # Also what an audit hook, or a stream that is flushed, raises.
             native.forked(slot, generation, None, str(error) or type(error).__name__)

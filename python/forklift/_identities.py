@@ -20,7 +20,7 @@ from weakref import WeakKeyDictionary, WeakValueDictionary
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from typing import Any
 
 # The main module's names: in a child of multiprocessing's spawn it is called `__mp_main__`.
@@ -131,6 +131,30 @@ def _forget(kept: dict[str, Any]) -> None:
     del kept[owner]
     for forget in forgetting:
         forget(owner)
+
+
+def introduce(others: Iterable[Any] = ()) -> None:
+    """Give the classes and functions of the main module, and others, their identities.
+
+    Whatever is forked from this process then names them to it, and need not have been sent them before.
+    """
+    waiting = [*main_namespace().values(), *others]
+    seen: set[int] = set()
+    while waiting:
+        value = waiting.pop()
+        if (
+            not isinstance(value, (type, FunctionType))
+            or value.__module__ not in MAIN_MODULES
+            or id(value) in seen
+        ):
+            continue
+        seen.add(id(value))
+        if isinstance(value, type):
+            waiting.extend(inner for inner in value.__dict__.values() if isinstance(inner, type))
+        elif value.__closure__ is not None:
+            continue
+        if is_dynamic(value):
+            identity_of(value)
 
 
 def upstream_identity(obj: Any) -> str | None:

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from forklift import _births, _native
+from forklift import _births, _identities, _native
 from forklift._inherited import Stand
 
 if TYPE_CHECKING:
@@ -26,6 +26,9 @@ _ONE, _STAR = 0, 1
 
 # How long the end of a pool waits for the workers of its maps, which were sent SIGKILL.
 END_SECONDS = 10.0
+
+# So many items have their types known by name to what is forked; those of the main module are in any case.
+TYPES_MAX = 64
 
 # What workers find when they ask by number: function, shape, items, the initializer with its arguments, and what stands
 # for shared values.
@@ -84,6 +87,7 @@ class Crew:
         plan["processes"] = max(1, min(plan["processes"], options["items"]))
         _held[number] = self._what
         _births.import_before_forks()
+        _identities.introduce(map(type, itertools.islice(self._what[2], TYPES_MAX)))
         try:
             native = self._native = _native.Pool(
                 origin="fork",

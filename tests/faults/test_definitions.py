@@ -314,3 +314,28 @@ def test_a_call_that_waits_was_made_when_it_was_submitted(scripts):
             assert called.result() == (n, n, (n, n, n)), (n, called.result())
             assert made.result().seen == (n, n, n)
     """).check()
+
+
+def test_results_of_forked_workers_are_of_the_callers_classes(scripts):
+    """Also of classes that no call has sent."""
+    scripts.run("""
+    import forklift
+    class Thing:
+        class Part:
+            pass
+    class Other(Thing):
+        pass
+    def make(x):
+        return Thing(), Thing.Part(), Other(), Thing, make
+    def program():
+        class Local:
+            pass
+        with forklift.Pool(1) as pool, forklift.Pool(1, context="fork") as forked:
+            for thing, part, other, cls, function in [
+                *pool.map(make, range(2), inherit=True), *forked.map(make, range(2))
+            ]:
+                assert (type(thing), type(part), type(other)) == (Thing, Thing.Part, Other)
+                assert cls is Thing and function is make
+            assert type(pool.map(lambda x: x, [Local()], inherit=True)[0]) is Local
+    program()
+    """).check()
