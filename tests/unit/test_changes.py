@@ -52,7 +52,7 @@ CHANGING = [
 ]
 
 
-@pytest.mark.parametrize("value", FROZEN, ids=repr)
+@pytest.mark.parametrize("value", FROZEN, ids=lambda value: type(value).__name__)
 def test_what_cannot_change(value: object) -> None:
     assert _changes.frozen(value)
 
