@@ -216,10 +216,26 @@ def follow(owner: str, origin: int, offered: Versions, target: Any, fresh: bool 
             if len(entry) > 1 and (fresh or _get(target, name) is _MISSING):
                 _put(target, name, entry[1])
         return
-    if fresh:
-        _tables.pop(owner, None)
+    former = _tables.pop(owner, None) if fresh else None
     for name, entry in offered.items():
-        _take(owner, name, _cell(owner, name, entry, target), target)
+        cell = _cell(owner, name, entry, target)
+        if former is not None and name in former.bound:
+            _succeed(owner, name, former.bound[name], cell)
+        _take(owner, name, cell, target)
+
+
+def _succeed(owner: str, name: str, gone: _Cell, cell: _Cell) -> None:
+    """Take the place of a cell in all jobs: its value was bound in an object that has died, and has died with it.
+
+    So it is with a function that is part of items, and that nobody holds between two of them.
+    """
+    for record in _records.values():
+        cells = record.cells()
+        if cells.get((owner, name)) is gone:
+            if cell.version == gone.version:
+                cells[owner, name] = cell
+            else:
+                del cells[owner, name]
 
 
 def _table(owner: str) -> _Table:
