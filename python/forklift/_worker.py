@@ -89,6 +89,17 @@ def flush() -> None:
             continue
 
 
+def fill_standard_places() -> None:
+    """Open nothing where output belongs, if the user's process has closed it: what native code prints would land in
+    whatever has that number next, shared memory among it."""
+    try:
+        while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+            os.set_inheritable(fd, True)
+        os.close(fd)
+    except OSError:
+        pass
+
+
 def arm_life(life_fd: int) -> int:
     """Have the kernel kill this process as soon as nobody holds the write end of the pipe any more.
 

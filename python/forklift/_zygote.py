@@ -58,8 +58,6 @@ INLINE_BYTES_MAX = 32 << 10
 NO_WORKER = 0xFFFF_FFFF
 # The state of NumPy's global generator.
 _MT19937_WORDS = 624
-# The answer of a system that has no room for a descriptor.
-_EMFILE = 24
 # How long an ending zygote collects the children it has killed, where nobody else might.
 REAP_SECONDS_MAX = 1.0
 
@@ -266,6 +264,7 @@ def main(fd: int = 0, life_fd: int = -1) -> None:
     """Be the zygote until there is no more use for it, or a worker, as the first packets say."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _close_inherited(keep=(fd, life_fd))
+    _worker.fill_standard_places()
     if fd <= 2:
         fd = os.dup(fd)  # Where standard streams belong nothing else may stay.
     _empty_stdin()
@@ -319,11 +318,9 @@ class _Zygote:
         kind, body = packet[:1], packet[1:]
         if not packet or kind == b"Q":
             return False
-        if kind == b"B" and flags & _socket.MSG_CTRUNC and len(fds) < 2:
-            for fd in fds:
-                os.close(fd)
-            slot, generation = _BIRTH.unpack(body)
-            self.send_failure(slot, generation, OSError(_EMFILE, os.strerror(_EMFILE)))
+        if kind == b"B" and flags & _socket.MSG_CTRUNC:
+            list(map(os.close, fds))
+            self.send_failure(_BIRTH.unpack(body), OSError(24, os.strerror(24)))  # EMFILE
             return True
         if flags & (_socket.MSG_TRUNC | _socket.MSG_CTRUNC):
             raise ValueError("a packet to the zygote was longer than 64 KiB or held too many descriptors")
@@ -351,7 +348,7 @@ class _Zygote:
                 self.life_fd = _worker.arm_life(life_fd)
             self.facts = _prepare(body)
         except Exception as error:
-            self.send_failure(NO_WORKER, NO_WORKER, error)
+            self.send_failure((NO_WORKER, NO_WORKER), error)
             return
         if self.seat is not None:
             return
@@ -397,7 +394,7 @@ class _Zygote:
         try:
             pid = _fork_quietly()
         except OSError as error:
-            self.send_failure(slot, generation, error)
+            self.send_failure((slot, generation), error)
             return
         finally_close = (channel_fd, life_fd)
         if pid == 0:
@@ -461,10 +458,10 @@ class _Zygote:
             select.select([], [], [], 0.002)
             waited += 0.002
 
-    def send_failure(self, slot: int, generation: int, error: Exception) -> None:
+    def send_failure(self, seat: tuple[Any, ...], error: Exception) -> None:
         number = getattr(error, "errno", None) or 0
         text = f"{type(error).__name__}: {error}"[:2000]
-        self.socket.send(_NEWS.pack(b"f", slot, generation, number) + text.encode(errors="replace"))
+        self.socket.send(_NEWS.pack(b"f", *seat, number) + text.encode(errors="replace"))
 
 
 def _reapable() -> Iterable[tuple[int, int]]:

@@ -5,6 +5,7 @@
 //! children to look after, so what does not fit the socket's buffer is kept here), [`WorkerEnd`] does little else.
 
 use crate::error::{Error, Result, system};
+use forklift_shm::beside_streams;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
@@ -44,7 +45,7 @@ pub fn pair() -> Result<(ParentEnd, OwnedFd)> {
     let (ours, theirs) =
         rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
             .map_err(system("make a socket pair"))?;
-    Ok((ParentEnd::new(ours), theirs))
+    Ok((ParentEnd::new(beside_streams(ours)), beside_streams(theirs)))
 }
 
 /// The parent's end of one channel. Never waits.
@@ -232,7 +233,7 @@ fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8], flags: RecvFlags) -> rusti
     let mut descriptors = Vec::new();
     for message in ancillary.drain() {
         if let RecvAncillaryMessage::ScmRights(received) = message {
-            descriptors.extend(received);
+            descriptors.extend(received.map(beside_streams));
         }
     }
     if received.flags.contains(ReturnFlags::TRUNC) {

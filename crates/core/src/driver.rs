@@ -41,7 +41,7 @@ use crate::spill::Spiller;
 use crate::supervisor::Supervisor;
 use crate::telemetry::{Census, Flow, Recorder, clock};
 use chunks::Chunk;
-use forklift_shm::{Figures, Scoreboard};
+use forklift_shm::{Figures, Scoreboard, beside_streams};
 use forks::Forks;
 use outlook::Outlook;
 use rustix::event::epoll;
@@ -206,6 +206,7 @@ impl Driver {
             census,
         } = charter;
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(system("make an epoll"))?;
+        let epoll = beside_streams(epoll);
         epoll::add(&epoll, &bell, Watch::Bell.token(), epoll::EventFlags::IN)
             .map_err(system("watch an eventfd"))?;
         let stock = Arc::new(Stock::default());

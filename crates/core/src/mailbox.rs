@@ -9,7 +9,7 @@ use crate::handle::{Answer, Fault, Handle, Shortage};
 use crate::id::{ChunkId, JobId, WorkerId};
 use crate::payload::Payload;
 use crate::telemetry::Recorder;
-use forklift_shm::{Held, Lock, Span, Waiters};
+use forklift_shm::{Held, Lock, Span, Waiters, beside_streams};
 use rustix::event::EventfdFlags;
 use rustix::fd::OwnedFd;
 use std::sync::Arc;
@@ -219,7 +219,7 @@ impl Mailbox {
     pub(crate) fn new() -> Result<(Self, Arc<OwnedFd>)> {
         let bell = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
             .map_err(system("make an eventfd"))?;
-        let bell = Arc::new(bell);
+        let bell = Arc::new(beside_streams(bell));
         let queue = Queue { requests: Vec::new(), bell: Some(Arc::clone(&bell)) };
         Ok((Self { queue: Lock::new(queue), creator: std::process::id() }, bell))
     }

@@ -9,7 +9,7 @@
 use crate::channel::{self, ParentEnd};
 use crate::error::{Error, Result, system};
 use crate::id::WorkerId;
-use forklift_shm::{Held, Lock};
+use forklift_shm::{Held, Lock, beside_streams};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use rustix::fs::MemfdFlags;
@@ -103,7 +103,11 @@ impl Process {
     /// For a number that cannot be a pid.
     pub fn new(pid: u32, own: bool) -> Result<Self> {
         let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(Error::Malformed("not a pid"))?;
-        Ok(Self { pid: Some(pid), pidfd: rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok(), own })
+        Ok(Self {
+            pid: Some(pid),
+            pidfd: rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok().map(beside_streams),
+            own,
+        })
     }
 
     /// A worker that is no process of this machine: its channel is all there is of it.
@@ -132,10 +136,14 @@ impl Process {
 
     /// Sends SIGKILL. One that is gone already is no error.
     pub fn kill(&self) {
+        self.signal(Signal::KILL);
+    }
+
+    fn signal(&self, signal: Signal) {
         // A child that cannot be killed (it is gone, or changed its user) shows in its channel or its silence.
         let _ = match (&self.pidfd, self.pid) {
-            (Some(pidfd), _) => rustix::process::pidfd_send_signal(pidfd, Signal::KILL),
-            (None, Some(pid)) => rustix::process::kill_process(pid, Signal::KILL),
+            (Some(pidfd), _) => rustix::process::pidfd_send_signal(pidfd, signal),
+            (None, Some(pid)) => rustix::process::kill_process(pid, signal),
             (None, None) => Ok(()),
         };
     }
@@ -231,7 +239,7 @@ impl<T: AsFd> std::ops::DerefMut for Private<T> {
 pub fn life() -> Result<(Private<OwnedFd>, OwnedFd)> {
     let (theirs, ours) =
         rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(system("make a pipe"))?;
-    Ok((Private::new(ours), theirs))
+    Ok((Private::new(beside_streams(ours)), beside_streams(theirs)))
 }
 
 /// Where the workers of one pool are born.
@@ -243,6 +251,9 @@ pub struct Birthplace {
 /// The zygote process as its parent sees it.
 struct Zygote {
     child: Child,
+    /// The same. It is signalled by this: the program may have reaped it, with all its children, and its number may be
+    /// another's.
+    process: Process,
     socket: Private<ParentEnd>,
     _life: Private<OwnedFd>,
 }
@@ -276,9 +287,10 @@ impl Birthplace {
             let (socket, theirs) = channel::pair()?;
             let (ours, life) = life()?;
             let child = start(recipe, theirs)?;
+            let process = Process::new(child.id(), true)?;
             let mut socket = Private::new(socket);
             prepare(&mut socket, recipe, b"P", Some(life))?;
-            self.zygote = Some(Zygote { child, socket, _life: ours });
+            self.zygote = Some(Zygote { child, process, socket, _life: ours });
         }
         Ok(())
     }
@@ -361,9 +373,7 @@ impl Drop for Birthplace {
             // One that cannot be told is killed below.
             let _ = zygote.socket.send(b"Q".to_vec(), vec![]);
             // It need not finish what it imports; at any other time it ignores this.
-            if let Some(pid) = i32::try_from(zygote.child.id()).ok().and_then(Pid::from_raw) {
-                let _ = rustix::process::kill_process(pid, Signal::URG);
-            }
+            zygote.process.signal(Signal::URG);
             end(zygote);
         }
     }
@@ -371,18 +381,15 @@ impl Drop for Birthplace {
 
 /// Waits for the zygote to end, not for ever.
 fn end(zygote: Zygote) {
-    let Zygote { mut child, socket, .. } = zygote;
+    let Zygote { mut child, process, socket, .. } = zygote;
     drop(socket);
-    let ended = Pid::from_raw(i32::try_from(child.id()).unwrap_or(0))
-        .and_then(|pid| rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok())
-        .is_some_and(|pidfd| {
-            let timeout = channel::timespec(QUIT_PATIENCE);
-            let mut watched = [PollFd::new(&pidfd, PollFlags::IN)];
-            rustix::event::poll(&mut watched, Some(&timeout)).is_ok_and(|ready| ready > 0)
-        });
+    let ended = process.pidfd().is_some_and(|pidfd| {
+        let timeout = channel::timespec(QUIT_PATIENCE);
+        let mut watched = [PollFd::new(&pidfd, PollFlags::IN)];
+        rustix::event::poll(&mut watched, Some(&timeout)).is_ok_and(|ready| ready > 0)
+    });
     if !ended {
-        // Gone already is what we want.
-        let _ = child.kill();
+        process.kill();
     }
     let _ = child.wait();
 }

@@ -20,7 +20,7 @@ impl Reserve {
     pub(crate) fn fill(&self, like: impl AsFd) {
         let mut spares = self.spares.lock();
         while spares.len() < SPARES {
-            let Ok(spare) = rustix::io::fcntl_dupfd_cloexec(&like, 0) else { return };
+            let Ok(spare) = rustix::io::fcntl_dupfd_cloexec(&like, 3) else { return };
             spares.push(spare);
         }
     }

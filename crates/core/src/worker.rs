@@ -19,6 +19,7 @@ use crate::telemetry::clock;
 use allowance::Allowance;
 use forklift_shm::{
     Arena, ArenaLimits, Ledger, Mark, Phase, Scoreboard, Segment, SegmentId, Sharing, Turnstile,
+    beside_streams,
 };
 pub use orders::{Call, Done, Order, Refused};
 use rustix::event::EventfdFlags;
@@ -49,7 +50,7 @@ impl Bell {
     /// When no descriptor can be had.
     pub fn new() -> Result<Self> {
         let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
-        Ok(Self(rustix::event::eventfd(0, flags).map_err(system("make an eventfd"))?))
+        Ok(Self(beside_streams(rustix::event::eventfd(0, flags).map_err(system("make an eventfd"))?)))
     }
 
     /// Has the wait return, now or when it begins.

@@ -1,6 +1,6 @@
 //! Memory files (memfd) before they are mapped: made and sealed here, examined when a peer sends one.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use rustix::fs::{MemfdFlags, SealFlags};
@@ -61,15 +61,26 @@ pub(crate) fn whole_pages_of(fd: &OwnedFd) -> Result<u64> {
     Ok(found / page_bytes() * page_bytes())
 }
 
+/// A descriptor that does not stand where a standard stream belongs. In a process that has closed those, what any code prints
+/// would be written to it.
+#[must_use]
+pub fn beside_streams(fd: OwnedFd) -> OwnedFd {
+    if fd.as_raw_fd() > 2 {
+        return fd;
+    }
+    // Where there is no room for another it stays where it is.
+    rustix::io::fcntl_dupfd_cloexec(&fd, 3).unwrap_or(fd)
+}
+
 /// Creates an empty memory file, and says whether it can be sealed.
 pub(crate) fn create_file(name: &str, bytes: u64) -> Result<(OwnedFd, bool)> {
     let failed = |errno| Error::system("create a memory file", bytes, errno);
     match rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING) {
-        Ok(fd) => Ok((fd, true)),
+        Ok(fd) => Ok((beside_streams(fd), true)),
         // An emulation of memfd_create that knows no seals says so by refusing the flag.
-        Err(Errno::INVAL) => {
-            rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC).map(|fd| (fd, false)).map_err(failed)
-        }
+        Err(Errno::INVAL) => rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC)
+            .map(|fd| (beside_streams(fd), false))
+            .map_err(failed),
         Err(errno) => Err(failed(errno)),
     }
 }

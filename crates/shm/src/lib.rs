@@ -101,6 +101,7 @@ pub use arena::{Arena, ArenaLimits, Usage};
 pub use block::{Block, Draft, Release, View};
 pub use error::{Error, Result};
 pub use figures::Figures;
+pub use file::beside_streams;
 pub use forks::prepare_for_forks;
 pub use gate::{Gate, Turnstile};
 pub use locks::{Held, Lock, Looked, Waiters};
