@@ -50,7 +50,8 @@ BEGINNINGS = {
     "one that waits for a queue": "results = pool.imap(abs, items(queue.Queue().get), chunksize=1)",
     "one that waits for a pipe": "results = pool.imap(abs, items(lambda: select.select([os.pipe()[0]], [], [])))",
     "iteration that was broken off": (
-        "\n    for number in pool.imap_unordered(abs, items(poll), chunksize=1):\n        await_mark('waits')\n        break"
+        "\n    for number in pool.imap_unordered(abs, items(poll), chunksize=1):"
+        "\n        await_mark('waits')\n        break"
     ),
     "map_async": "results = pool.map_async(abs, Listed())",
     "a callback": "results = pool.apply_async(abs, (-1,), callback=block)",
