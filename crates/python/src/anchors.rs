@@ -17,11 +17,10 @@
 //! **Shared objects** are built anew for each item. What lies within one is no anchor: an item that refers to such a
 //! part by another way as well is pickled whole (see [`Shared::is_disjoint`]).
 
+use crate::once::Once;
 use crate::refcount::references;
 use pyo3::exceptions::PyLookupError;
-use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 use pyo3::types::{
     PyBool, PyBytes, PyComplex, PyDict, PyFloat, PyFrozenSet, PyInt, PyList, PyModule, PyString, PyTuple,
     PyType,
@@ -322,8 +321,8 @@ fn has_identity(object: &Bound<'_, PyAny>) -> PyResult<bool> {
 /// The type of functions, and those of other things that are known by their names or never change. A function with a
 /// closure has variables of its own.
 fn definitions(py: Python<'_>) -> PyResult<(Bound<'_, PyAny>, Bound<'_, PyTuple>)> {
-    static TYPES: PyOnceLock<(Py<PyAny>, Py<PyTuple>)> = PyOnceLock::new();
-    let (function, others) = TYPES.get_or_try_init(py, || -> PyResult<_> {
+    static TYPES: Once<(Py<PyAny>, Py<PyTuple>)> = Once::new();
+    let (function, others) = TYPES.get(|| {
         let module = py.import(intern!(py, "types"))?;
         let others = [module.getattr("BuiltinFunctionType")?, module.getattr("CodeType")?];
         Ok((module.getattr("FunctionType")?.unbind(), PyTuple::new(py, others)?.unbind()))

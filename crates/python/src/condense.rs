@@ -9,10 +9,10 @@
 //! key that everybody knows proves nothing.
 
 use crate::buffer::memory;
+use crate::once::Once;
 use pyo3::buffer::PyUntypedBuffer;
 use pyo3::exceptions::PyBufferError;
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 use pyo3::types::PyBytes;
 use std::hash::{BuildHasher, RandomState};
 
@@ -22,11 +22,11 @@ const WORD_BYTES: usize = size_of::<u64>();
 const BLOCK_BYTES: usize = WORDS * WORD_BYTES;
 
 /// The process's key. A fork has the same one, and the digests of before.
-fn key(py: Python<'_>) -> &'static [u64; WORDS] {
-    static KEY: PyOnceLock<[u64; WORDS]> = PyOnceLock::new();
-    KEY.get_or_init(py, || {
+fn key() -> PyResult<&'static [u64; WORDS]> {
+    static KEY: Once<[u64; WORDS]> = Once::new();
+    KEY.get(|| {
         let random = RandomState::new();
-        std::array::from_fn(|index| random.hash_one(index))
+        Ok(std::array::from_fn(|index| random.hash_one(index)))
     })
 }
 
@@ -59,7 +59,7 @@ fn condensed(bytes: &[u8], key: &[u64; WORDS]) -> Vec<u8> {
 pub(crate) fn condense<'py>(py: Python<'py>, data: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
     let buffer = PyUntypedBuffer::get(data)?;
     let bytes = memory(&buffer).ok_or_else(|| PyBufferError::new_err("the buffer is in several pieces"))?;
-    let key = key(py);
+    let key = key()?;
     let numbers = py.detach(|| condensed(bytes, key));
     Ok(PyBytes::new(py, &numbers))
 }

@@ -7,7 +7,6 @@ use crate::store::Lease;
 use forklift_core::payload::{Bytes, Loan, Neighbour, Parcel, Payload, Source};
 use forklift_shm::Arena;
 use pyo3::buffer::PyUntypedBuffer;
-use pyo3::intern;
 use pyo3::prelude::*;
 use std::any::Any;
 use std::sync::Arc;

@@ -1,8 +1,16 @@
 //! The extension module `forklift._native`: translates between Python and the core, and decides nothing.
 //!
-//! floors: error · seconds · visits · signals · descriptor · private_heap · numpy_heap · tally · buffer · condense · text · refcount · numbers · standin · parcel · store · sink · anchors · pickle · unpickle · distant · shared · separate · sharing · bindings · worker · telemetry · onlooker · outcomes · pulls · feed · relay · pool
+//! floors: error · seconds · visits · signals · descriptor · private_heap · numpy_heap · tally · once · buffer · condense · text · refcount · numbers · standin · parcel · store · sink · anchors · pickle · unpickle · distant · shared · separate · sharing · bindings · worker · telemetry · onlooker · outcomes · pulls · feed · relay · pool
 // Elsewhere the crate is empty: the package installs, and says at the first pool what it lacks.
 #![cfg(target_os = "linux")]
+
+/// A name of Python's. Not `pyo3::intern`, which keeps it in a cell: while that is made for the first time the interpreter may
+/// be let go of, and a fork in that moment inherits it half made.
+macro_rules! intern {
+    ($py:expr, $text:expr) => {
+        ::pyo3::types::PyString::intern($py, $text)
+    };
+}
 
 mod anchors;
 mod bindings;
@@ -14,6 +22,7 @@ mod error;
 mod feed;
 mod numbers;
 mod numpy_heap;
+mod once;
 mod onlooker;
 mod outcomes;
 mod parcel;

@@ -10,11 +10,10 @@ use crate::buffer::memory;
 use pyo3::buffer::PyUntypedBuffer;
 use pyo3::exceptions::{PyBufferError, PyValueError};
 use pyo3::ffi;
-use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyFloat, PyInt, PyList, PyTuple, PyType};
 use std::ffi::c_int;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::{ptr, slice};
 
 /// What every object begins with, and a list goes on with.
@@ -36,8 +35,17 @@ struct FloatBody {
 
 /// Whether this interpreter keeps lists and floats as described above.
 fn is_known_layout(py: Python<'_>) -> bool {
-    static KNOWN: PyOnceLock<bool> = PyOnceLock::new();
-    *KNOWN.get_or_init(py, || look_at_layout(py).unwrap_or(false))
+    const NOT_ASKED: u8 = 2;
+    // No cell: a fork could inherit one half made.
+    static KNOWN: AtomicU8 = AtomicU8::new(NOT_ASKED);
+    match KNOWN.load(Ordering::Relaxed) {
+        NOT_ASKED => {
+            let known = look_at_layout(py).unwrap_or(false);
+            KNOWN.store(known.into(), Ordering::Relaxed);
+            known
+        }
+        known => known != 0,
+    }
 }
 
 fn look_at_layout(py: Python<'_>) -> PyResult<bool> {

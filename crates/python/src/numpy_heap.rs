@@ -19,7 +19,6 @@ use forklift_core::payload::Loan;
 use forklift_shm::{Arena, Block, Draft, Held, Ledger, Lock};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::ffi;
-use pyo3::intern;
 use pyo3::prelude::*;
 use std::collections::BTreeMap;
 use std::ffi::{CStr, c_char, c_void};

@@ -2,7 +2,6 @@
 
 use crate::buffer::{Buffer, Neighbouring};
 use forklift_core::payload;
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyList, PyTuple, PyType};
 use std::any::Any;

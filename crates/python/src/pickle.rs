@@ -3,15 +3,14 @@
 //! The C pickler writes to a [`Sink`], which refers to what is large.
 
 use crate::anchors::{Anchors, Function};
+use crate::once::Once;
 use crate::parcel::PyParcel;
 use crate::sink::{Sink, Way};
 use crate::standin::substitute;
 use forklift_core::payload::Payload;
 use forklift_shm::Arena;
 use pyo3::exceptions::PyException;
-use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyDict, PyList};
 use std::cell::RefCell;
 use std::collections::HashSet;
@@ -38,7 +37,7 @@ struct Tools {
     cloud_pickler: Py<PyAny>,
 }
 
-static TOOLS: PyOnceLock<Tools> = PyOnceLock::new();
+static TOOLS: Once<Tools> = Once::new();
 static IN_WORKER: AtomicBool = AtomicBool::new(false);
 
 pub(crate) fn in_worker() -> bool {
@@ -50,8 +49,8 @@ pub(crate) fn become_worker() {
     IN_WORKER.store(true, Ordering::Relaxed);
 }
 
-fn tools(py: Python<'_>) -> PyResult<&Tools> {
-    TOOLS.get_or_try_init(py, || {
+fn tools(py: Python<'_>) -> PyResult<&'static Tools> {
+    TOOLS.get(|| {
         let module = py.import("forklift._pickling")?;
         Ok(Tools {
             pickler: module.getattr("Pickler")?.unbind(),

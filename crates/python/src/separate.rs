@@ -8,7 +8,6 @@
 use crate::buffer::Buffer;
 use crate::numbers::holds_only_numbers;
 use crate::refcount::references;
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{
     PyBool, PyByteArray, PyBytes, PyComplex, PyDict, PyFloat, PyFrozenSet, PyInt, PyList, PySet, PyString,

@@ -5,7 +5,6 @@ use forklift_core::commons::Shared;
 use forklift_core::id::JobId;
 use forklift_shm::{Held, Lock};
 use pyo3::exceptions::PyLookupError;
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 use std::collections::BTreeMap;

@@ -10,7 +10,6 @@
 use crate::anchors::{Function, Shared};
 use crate::numbers::holds_only_numbers;
 use crate::refcount::references;
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyBytes, PyDict, PyFloat, PyFrozenSet, PyInt, PyList, PySet, PyString, PyTuple};
 use std::collections::{HashMap, HashSet};

@@ -13,7 +13,6 @@ use forklift_core::machine;
 use forklift_core::payload::{Digest, INLINE_BYTES_MAX, Loan, Payload, Source};
 use forklift_shm::Arena;
 use pyo3::buffer::PyUntypedBuffer;
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList, PyTuple};
 use std::sync::Arc;

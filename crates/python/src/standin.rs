@@ -10,7 +10,6 @@
 
 use crate::numbers::{Numbers, holds_only_numbers};
 use crate::text::Text;
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{
     PyBool, PyByteArray, PyBytes, PyComplex, PyDict, PyFloat, PyInt, PyList, PyString, PyTuple, PyType,

@@ -20,7 +20,6 @@ use forklift_core::commons::Commons;
 use forklift_core::payload::{Bytes, Loan, Loaned};
 use forklift_shm::{Segment, Waiters};
 use pyo3::buffer::PyUntypedBuffer;
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyMemoryView;
 use std::os::fd::RawFd;

@@ -1,18 +1,17 @@
 //! Payload to objects.
 
 use crate::buffer::Buffer;
+use crate::once::Once;
 use crate::pickle::in_worker;
 use forklift_core::payload::Parcel;
-use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyList, PyTuple};
 
 /// The interpreter's own `loads`, looked up once.
 fn loader(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
-    static LOADS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    static LOADS: Once<Py<PyAny>> = Once::new();
     let find = || PyResult::Ok(py.import("_pickle")?.getattr("loads")?.unbind());
-    Ok(LOADS.get_or_try_init(py, find)?.bind(py))
+    Ok(LOADS.get(find)?.bind(py))
 }
 
 /// Builds the object of a parcel. Its buffers become parts of the object as they lie; they go back to their owner when

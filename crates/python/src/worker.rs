@@ -25,7 +25,6 @@ use forklift_shm::Phase;
 use function::Function;
 use items::Items;
 use pyo3::exceptions::PyRuntimeError;
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{IntoPyDict, PyDict, PyList, PyTuple, PyType};
 use std::collections::HashMap;

@@ -5,7 +5,6 @@ use crate::anchors::set_parts;
 use crate::unpickle::{decode, loads};
 use forklift_core::payload::Parcel;
 use pyo3::exceptions::PyRuntimeError;
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyList, PyRange, PyTuple};
 
