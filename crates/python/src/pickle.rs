@@ -127,6 +127,11 @@ impl<'py> Written<'py> {
         Ok(memo.cast_into::<PyDict>()?)
     }
 
+    /// What was written. The pickler is let go of, and with it what it has in its memo.
+    pub(crate) fn into_sink(self) -> Bound<'py, Sink> {
+        self.sink
+    }
+
     /// A copy of the whole, if it is small, and then the pickler is kept for the next object; or itself.
     pub(crate) fn into_small(self) -> PyResult<Result<Bound<'py, PyBytes>, Self>> {
         let py = self.sink.py();

@@ -224,7 +224,8 @@ impl Job {
                 return Ok(None);
             }
         }
-        let mut sink = written.sink.borrow_mut();
+        let sink = written.into_sink();
+        let mut sink = sink.borrow_mut();
         let alone = if self.held {
             sink.pack(py, self.arena(), self.way_of_held())
         } else {
