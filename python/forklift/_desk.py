@@ -24,7 +24,14 @@ from forklift._calls import APPLY
 from forklift._ends import TERMINATE
 from forklift._outcome import undecodable_result
 from forklift._pickling import freeze
-from forklift.errors import EncodeError, RemoteTraceback, TaskTimeout, WorkerDied, broken_worker_died
+from forklift.errors import (
+    EncodeError,
+    RemoteTraceback,
+    TaskExit,
+    TaskTimeout,
+    WorkerDied,
+    broken_worker_died,
+)
 from forklift.pool import RUN, Pool
 
 if TYPE_CHECKING:
@@ -312,6 +319,9 @@ class Desk:
 def presented(error: BaseException) -> BaseException:
     """Return the exception of an item as programs that know `concurrent.futures` expect it."""
     cause: Any = error.__cause__
+    if isinstance(error, TaskExit):
+        error = error.original()
+        error.__cause__ = cause
     if type(cause) is RemoteTraceback:
         error.__cause__ = _RemoteTraceback(cause.tb)
     elif type(error) is WorkerDied:

@@ -126,7 +126,8 @@ class WorkerDied(ForkliftError, RuntimeError):
 class TaskExit(ForkliftError, RuntimeError):
     """The function raised what ends a program: `SystemExit` (by `sys.exit()`), `KeyboardInterrupt` or `GeneratorExit`.
 
-    Its item has failed, and nothing else: the worker goes on, and so does whoever asks for the result. `exc` is what
+    Its item has failed, and nothing else: the worker goes on, and so does whoever asks for the result. (Futures of an
+    `Executor` have what was raised itself, as those of `concurrent.futures`.) `exc` is what
     was raised, as text; `code` what `sys.exit()` was given, if that is a number, a text or None.
     """
 
@@ -138,6 +139,14 @@ class TaskExit(ForkliftError, RuntimeError):
         super().__init__(
             f"the function raised {self.exc}, which would end this program if it were raised here"
         )
+
+    def original(self) -> BaseException:
+        """Return what the function raised, as `concurrent.futures` gives it to whoever asks for the result."""
+        if self.exc.startswith("KeyboardInterrupt"):
+            return KeyboardInterrupt()
+        if self.exc.startswith("GeneratorExit"):
+            return GeneratorExit()
+        return SystemExit() if self.code is None else SystemExit(self.code)
 
 
 class MemoryLimitExceeded(ForkliftError, MemoryError):

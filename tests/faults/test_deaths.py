@@ -211,11 +211,13 @@ def test_system_exit_in_the_function(pool, code):
 
 
 def test_system_exit_in_a_function_of_an_executor():
+    """As in `concurrent.futures`: the result is the exception itself."""
     with forklift.Executor(1) as executor:
         failed = executor.submit(work.exit_politely, 3)
-        with pytest.raises(forklift.TaskExit):
+        with pytest.raises(SystemExit) as caught:
             failed.result(HANG)
-        with pytest.raises(forklift.TaskExit):
+        assert caught.value.code == 3 and "exit_politely" in str(caught.value.__cause__)
+        with pytest.raises(SystemExit):
             list(executor.map(work.exit_politely, [3]))
         assert executor.submit(work.square, 3).result(HANG) == 9
 
