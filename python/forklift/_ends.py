@@ -10,7 +10,7 @@ import weakref
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from forklift import _inherit, _native
+from forklift import _inherit, _native, _pickling
 
 if TYPE_CHECKING:
     from forklift.pool import Pool
@@ -42,6 +42,7 @@ def end(native: _native.Pool, threads: Iterable[threading.Thread]) -> None:
         native.join(COVERAGE_SECONDS)
     native.terminate()
     native.join(END_SECONDS)
+    _pickling.forget_changed()
     _native.trim_shared()
     await_threads(threads, THREADS_SECONDS)
 

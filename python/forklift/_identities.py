@@ -116,13 +116,28 @@ def identity_of(obj: Any) -> str | None:
                 identity = f"{os.getpid()}:{_serial}:{id(obj):x}"
                 _identities[obj] = (identity, *shape)
                 _known[identity] = obj
-            if identity not in _kept:
+            if identity not in _kept and _holds_little(obj):
                 _kept[identity] = obj
                 if len(_kept) > KEPT_MAX:
                     _forget(_kept)
             return identity
     except TypeError:  # A metaclass without hash.
         return None
+
+
+# What a definition that is kept may have in it.
+_LITTLE = (int, float, complex, bool, str, bytes, type(None), type, FunctionType)
+
+
+def _holds_little(obj: Any) -> bool:
+    """Say whether a definition can be kept for a worker to name it.
+
+    Not one that has objects of the user's: they may be results of any size. It is known as long as the user has it.
+    """
+    if not isinstance(obj, FunctionType):
+        return True
+    values = (*(obj.__defaults__ or ()), *(obj.__kwdefaults__ or {}).values(), *obj.__dict__.values())
+    return all(isinstance(value, _LITTLE) for value in values)
 
 
 def _forget(kept: dict[str, Any]) -> None:

@@ -65,8 +65,9 @@ class Needs:
         for mapping, size in self.sizes:
             if len(mapping) != size:
                 return False
-        for func, code, defaults, kwdefaults in self.functions:
-            if func.__code__ is not code or func.__defaults__ is not defaults:
+        for refer, code, defaults, kwdefaults in self.functions:
+            func = refer()
+            if func is None or func.__code__ is not code or func.__defaults__ is not defaults:
                 return False
             if func.__kwdefaults__ is not kwdefaults:
                 return False
@@ -92,7 +93,7 @@ class Needs:
         variables = func.__globals__
         for name in (*names, func.__qualname__):
             self._bound(variables, name, variables.get(name, _MISSING))
-        self.functions.append((func, func.__code__, func.__defaults__, func.__kwdefaults__))
+        self.functions.append((ref(func), func.__code__, func.__defaults__, func.__kwdefaults__))
         self._attributes(func.__dict__, func.__dict__)
         for value in (*(func.__defaults__ or ()), *(func.__kwdefaults__ or {}).values()):
             self._held(value)

@@ -22,6 +22,7 @@ import os
 import sys
 from _io import TextIOWrapper
 from types import CellType, CodeType, FunctionType, ModuleType
+from weakref import ref
 
 from forklift import _bindings, _byvalue, _identities
 from forklift._byvalue import MAIN_MODULES, CachedFunction, is_dynamic
@@ -52,7 +53,8 @@ BLOBS_MAX = 256
 LOADED_MAX = 1024
 PROTOCOL = 5
 
-_blobs: dict[int, tuple[object, Needs, tuple[Any, ...]]] = {}
+# By the address of the definition, which is not kept alive: its defaults may hold results of any size.
+_blobs: dict[int, tuple[ref[Any], Needs, tuple[Any, ...]]] = {}
 _editions = 0
 # identity -> edition last read, and what it told of names
 _loaded: dict[str, tuple[str, Any]] = {}
@@ -110,7 +112,7 @@ def by_value(obj: Any) -> tuple[Any, ...]:
     if isinstance(obj, FunctionType) and obj.__closure__ is not None:
         raise ByValue
     kept = _blobs.get(id(obj))
-    if kept is not None and kept[0] is obj and kept[1].hold():
+    if kept is not None and kept[0]() is obj and kept[1].hold():
         return kept[2]
     needs = Needs()
     blob = _definition(obj, needs)
@@ -124,8 +126,25 @@ def by_value(obj: Any) -> tuple[Any, ...]:
             del _blobs[next(iter(_blobs))]
         except (KeyError, StopIteration, RuntimeError):  # Another thread is at it too.
             break
-    _blobs[id(obj)] = (obj, needs, reduced)
+    address = id(obj)
+
+    def forget(dead: ref[Any], blobs: Any = _blobs) -> None:  # Also when this module's names are gone.
+        if (kept := blobs.get(address)) is not None and kept[0] is dead:
+            del blobs[address]
+
+    _blobs[address] = (ref(obj, forget), needs, reduced)
     return reduced
+
+
+def forget_changed() -> None:
+    """Let go of kept forms that hold no more. They would keep what a global was before."""
+    for address, (refer, needs, _) in list(_blobs.items()):
+        try:
+            holds = refer() is not None and needs.hold()
+        except Exception:  # Of the user's, met while a value was looked at.
+            holds = False
+        if not holds:
+            _blobs.pop(address, None)
 
 
 class Frozen:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 
 
 @pytest.fixture(autouse=True)
 def tidied(monkeypatch):
     import forklift
-    from forklift import _kept
+    from forklift import _changes, _identities, _kept, _native, _pickling
     from forklift.integrations.joblib import end_pools
 
     monkeypatch.setenv("FORKLIFT_TRIM_SECONDS", "0.1")
@@ -16,3 +18,10 @@ def tidied(monkeypatch):
     yield
     _kept._shelf.let_go()
     end_pools()
+    # Some definitions that were sent are kept, since a worker may name them. What a name was bound to is known until
+    # the next call. Here they have the globals of made-up modules.
+    _identities._kept.clear()
+    _pickling._blobs.clear()
+    _changes.take_stamps()
+    gc.collect()
+    _native.trim_shared()
