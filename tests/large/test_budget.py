@@ -291,6 +291,7 @@ def test_an_item_for_which_the_machine_has_no_memory_fails_alone(tight):
     assert sizes[0] == sizes[2] == 1 and isinstance(sizes[1], forklift.MemoryLimitExceeded)
     with pytest.raises(forklift.MemoryLimitExceeded):
         tight.apply(np.size, (boundless(),))
+    until(lambda: all(worker.pid for worker in tight.workers()), "both workers born")
     before = [worker.pid for worker in tight.workers()]
     results = tight.map(boundless_or, range(4), on_error="return")
     assert isinstance(results.pop(2), forklift.MemoryLimitExceeded) and results == [0, 1, 3]
