@@ -54,9 +54,9 @@ test-rust: $(VENV)/.made ## the crates' tests
 test-python: $(VENV)/.built $(VENV)/.needs-test $(VENV)/.compiled ## the package's tests; ARGS='-k word' for some of them
 	$(BIN)/python -m pytest --ignore tests/clusters $(ARGS)
 
-# By themselves: Ray and Dask change how their process pickles exceptions, and want the machine's memory and cores.
+# By themselves, two at a time: Ray and Dask change how their process pickles exceptions, and want memory and cores.
 test-clusters: $(VENV)/.built $(VENV)/.needs-test $(VENV)/.compiled ## the package's tests on real clusters of Ray and Dask, on loopback
-	$(BIN)/python -m pytest tests/clusters $(ARGS)
+	$(BIN)/python -m pytest -n 2 tests/clusters $(ARGS)
 
 bench: $(VENV)/.built $(VENV)/.needs-bench ## forklift and its rivals; writes the tables of README and docs; ARGS=--quick for a look
 	$(BIN)/python -m benchmarks.run $(ARGS)

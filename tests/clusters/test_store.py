@@ -70,13 +70,13 @@ def test_neither_arguments_nor_results_are_copied_again(both_know):
     pool, given = both_know, arrays(8)
     total = sum(array.nbytes for array in given)
     before = pool._native.counters(), counted(pool, "bytes_copied_in"), counted(pool, "bytes_lent")
-    # No chunk is cut, or it would lie with both nodes as a whole.
     results = pool.map(work.double_in_place, given)
     after = pool._native.counters()
     assert after["bytes_copied_in"] - before[0]["bytes_copied_in"] < 10_000  # here
     assert after["bytes_lent"] - before[0]["bytes_lent"] == total
     assert counted(pool, "bytes_copied_in") - before[1] < 10_000  # on the nodes
-    assert counted(pool, "bytes_lent") - before[2] == total
+    # A chunk that turned out long on a busy machine is cut, and lies with both nodes as a whole.
+    assert total <= counted(pool, "bytes_lent") - before[2] <= 2 * total
     assert after["result_bytes_handed"] - before[0]["result_bytes_handed"] == total
     assert here(pool).held_bytes >= total
     for array, result in zip(given, results, strict=True):
