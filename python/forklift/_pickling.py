@@ -254,7 +254,7 @@ class _LightPickler(_pickle.Pickler):
         # A TypeVar or NewType of `__main__` pickles as a name, which would not be found.
         if reduced is NotImplemented and type(obj).__module__ == "typing" and obj.__module__ in MAIN_MODULES:
             raise _NeedsCloud
-        return reduced
+        return array(obj) if reduced is NotImplemented else reduced
 
 
 def _reduce_part(obj: Any, needs: Needs | None) -> Any:
