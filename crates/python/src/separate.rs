@@ -225,7 +225,7 @@ fn is_plain_array(array: &Bound<'_, PyAny>, alone: bool) -> PyResult<bool> {
 }
 
 /// Whether an object is of a built-in type, cannot be changed, and holds no other.
-fn is_constant(object: &Bound<'_, PyAny>) -> bool {
+pub(crate) fn is_constant(object: &Bound<'_, PyAny>) -> bool {
     object.is_none()
         || object.is_exact_instance_of::<PyInt>()
         || object.is_exact_instance_of::<PyFloat>()

@@ -10,8 +10,9 @@
 use crate::anchors::{Function, Shared};
 use crate::numbers::holds_only_numbers;
 use crate::refcount::references;
+use crate::separate::is_constant;
 use pyo3::prelude::*;
-use pyo3::types::{PyBool, PyBytes, PyDict, PyFloat, PyFrozenSet, PyInt, PyList, PySet, PyString, PyTuple};
+use pyo3::types::{PyBytes, PyDict, PyFrozenSet, PyList, PySet, PyString, PyTuple};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
@@ -194,14 +195,4 @@ fn is_fixed(object: &Bound<'_, PyAny>) -> PyResult<bool> {
         return Ok(object.getattr_opt(intern!(object.py(), "tzinfo"))?.is_none_or(|zone| zone.is_none()));
     }
     Ok(module == "decimal" || module == "fractions")
-}
-
-/// Whether an object cannot be changed and holds no other.
-fn is_constant(object: &Bound<'_, PyAny>) -> bool {
-    object.is_none()
-        || object.is_exact_instance_of::<PyInt>()
-        || object.is_exact_instance_of::<PyFloat>()
-        || object.is_exact_instance_of::<PyString>()
-        || object.is_exact_instance_of::<PyBytes>()
-        || object.is_exact_instance_of::<PyBool>()
 }
